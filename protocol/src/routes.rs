@@ -1,0 +1,253 @@
+//! The one table of routes, read by the server (which request is this?) and the client (where does this go?).
+
+use std::borrow::Cow;
+
+/// Every operation of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Route {
+    Ping,
+    Capacity,
+    List,
+    Create,
+    BulkInfo,
+    BulkMetrics,
+    Info,
+    Destroy,
+    Stop,
+    SetGraceTime,
+    StreamIn,
+    StreamOut,
+    BandwidthLimits,
+    CpuLimits,
+    DiskLimits,
+    MemoryLimits,
+    NetIn,
+    NetOut,
+    BulkNetOut,
+    Run,
+    Attach,
+    Stdout,
+    Stderr,
+    Properties,
+    Property,
+    SetProperty,
+    RemoveProperty,
+    Metrics,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteDef {
+    /// The operation.
+    pub route: Route,
+    /// Its name for logs and metrics.
+    pub name: &'static str,
+    /// The HTTP method.
+    pub method: &'static str,
+    /// The path; a segment that begins with a colon is a parameter.
+    pub path: &'static str,
+    /// Whether the connection is handed over to a raw stream after the response's head.
+    pub hijacked: bool,
+}
+
+const fn ordinary(route: Route, name: &'static str, method: &'static str, path: &'static str) -> RouteDef {
+    RouteDef { route, name, method, path, hijacked: false }
+}
+
+const fn hijacked(route: Route, name: &'static str, method: &'static str, path: &'static str) -> RouteDef {
+    RouteDef { route, name, method, path, hijacked: true }
+}
+
+/// All routes. Fixed segments come before parameters in their place (`bulk_info` before `:handle`).
+pub const ROUTES: &[RouteDef] = &[
+    ordinary(Route::Ping, "ping", "GET", "/ping"),
+    ordinary(Route::Capacity, "capacity", "GET", "/capacity"),
+    ordinary(Route::Create, "create", "POST", "/containers"),
+    ordinary(Route::List, "list", "GET", "/containers"),
+    ordinary(Route::BulkInfo, "bulk_info", "GET", "/containers/bulk_info"),
+    ordinary(Route::BulkMetrics, "bulk_metrics", "GET", "/containers/bulk_metrics"),
+    ordinary(Route::Destroy, "destroy", "DELETE", "/containers/:handle"),
+    ordinary(Route::Info, "info", "GET", "/containers/:handle/info"),
+    ordinary(Route::Stop, "stop", "PUT", "/containers/:handle/stop"),
+    ordinary(Route::SetGraceTime, "set_grace_time", "PUT", "/containers/:handle/grace_time"),
+    ordinary(Route::StreamIn, "stream_in", "PUT", "/containers/:handle/files"),
+    ordinary(Route::StreamOut, "stream_out", "GET", "/containers/:handle/files"),
+    ordinary(Route::BandwidthLimits, "bandwidth_limits", "GET", "/containers/:handle/limits/bandwidth"),
+    ordinary(Route::CpuLimits, "cpu_limits", "GET", "/containers/:handle/limits/cpu"),
+    ordinary(Route::DiskLimits, "disk_limits", "GET", "/containers/:handle/limits/disk"),
+    ordinary(Route::MemoryLimits, "memory_limits", "GET", "/containers/:handle/limits/memory"),
+    ordinary(Route::NetIn, "net_in", "POST", "/containers/:handle/net/in"),
+    ordinary(Route::NetOut, "net_out", "POST", "/containers/:handle/net/out"),
+    ordinary(Route::BulkNetOut, "bulk_net_out", "POST", "/containers/:handle/net/out/bulk"),
+    hijacked(Route::Run, "run", "POST", "/containers/:handle/processes"),
+    hijacked(Route::Attach, "attach", "GET", "/containers/:handle/processes/:pid"),
+    hijacked(Route::Stdout, "stdout", "GET", "/containers/:handle/processes/:pid/attaches/:streamid/stdout"),
+    hijacked(Route::Stderr, "stderr", "GET", "/containers/:handle/processes/:pid/attaches/:streamid/stderr"),
+    ordinary(Route::Properties, "properties", "GET", "/containers/:handle/properties"),
+    ordinary(Route::Property, "property", "GET", "/containers/:handle/properties/:key"),
+    ordinary(Route::SetProperty, "set_property", "PUT", "/containers/:handle/properties/:key"),
+    ordinary(Route::RemoveProperty, "remove_property", "DELETE", "/containers/:handle/properties/:key"),
+    ordinary(Route::Metrics, "metrics", "GET", "/containers/:handle/metrics"),
+];
+
+/// What a method and a path lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// A route, with the decoded values of its parameters in the path's order.
+    Found(Route, Vec<String>),
+    /// The path exists, for these methods only: 405 with `Allow`.
+    MethodNotAllowed(String),
+    /// No such path: 404.
+    NotFound,
+}
+
+impl Route {
+    /// This route's line of the table.
+    pub fn def(self) -> &'static RouteDef {
+        // Total: `each_route_has_one_line` holds the table to it.
+        ROUTES.iter().find(|def| def.route == self).unwrap_or(&ROUTES[0])
+    }
+
+    /// The path for these parameters, escaped.
+    pub fn path(self, parameters: &[&str]) -> String {
+        let mut parameters = parameters.iter();
+        let mut path = String::new();
+        for segment in self.def().path.split('/').skip(1) {
+            path.push('/');
+            match segment.strip_prefix(':') {
+                Some(_) => path.push_str(&escape(parameters.next().copied().unwrap_or_default())),
+                None => path.push_str(segment),
+            }
+        }
+        path
+    }
+}
+
+/// Finds the route of a request by its method and raw (still escaped) path.
+pub fn find(method: &str, path: &str) -> Match {
+    let mut allowed: Vec<&str> = Vec::new();
+    for def in ROUTES {
+        let Some(parameters) = parameters(def.path, path) else { continue };
+        if def.method == method {
+            return Match::Found(def.route, parameters);
+        }
+        if !allowed.contains(&def.method) {
+            allowed.push(def.method);
+        }
+    }
+    if allowed.is_empty() { Match::NotFound } else { Match::MethodNotAllowed(allowed.join(", ")) }
+}
+
+fn parameters(pattern: &str, path: &str) -> Option<Vec<String>> {
+    let mut values = Vec::new();
+    let mut segments = path.split('/');
+    for wanted in pattern.split('/') {
+        let segment = segments.next()?;
+        if wanted.starts_with(':') {
+            if segment.is_empty() {
+                return None;
+            }
+            values.push(unescape(segment)?);
+        } else if wanted != segment {
+            return None;
+        }
+    }
+    segments.next().is_none().then_some(values)
+}
+
+/// Undoes query escaping: `%2F` is `/`, `+` a space. None for a broken escape; bytes that are not UTF-8 become
+/// U+FFFD.
+pub fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || (rest.next()? as char).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            byte => byte,
+        });
+    }
+    Some(match String::from_utf8_lossy(&bytes) {
+        Cow::Borrowed(text) => text.to_owned(),
+        Cow::Owned(text) => text,
+    })
+}
+
+/// Escapes text for a path segment or a query, so that [`unescape`] gives it back.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// The pairs of a query string, in order, decoded; a pair with a broken escape is left out, as Go does.
+pub fn query_pairs(query: &str) -> Vec<(String, String)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .filter_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((unescape(key)?, unescape(value)?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_route_has_one_line() {
+        assert_eq!(ROUTES.len(), 28);
+        for def in ROUTES {
+            assert_eq!(ROUTES.iter().filter(|other| other.route == def.route).count(), 1, "{:?}", def.route);
+            assert_eq!(ROUTES.iter().filter(|other| other.name == def.name).count(), 1, "{}", def.name);
+        }
+    }
+
+    #[test]
+    fn each_route_finds_itself() {
+        for def in ROUTES {
+            let parameters: Vec<&str> =
+                def.path.split('/').filter(|s| s.starts_with(':')).map(|_| "a/b c+%é").collect();
+            let found = find(def.method, &def.route.path(&parameters));
+            assert_eq!(found, Match::Found(def.route, parameters.iter().map(|p| (*p).to_owned()).collect()));
+        }
+    }
+
+    #[test]
+    fn a_path_with_another_method_says_which_are_allowed() {
+        assert_eq!(find("PATCH", "/containers"), Match::MethodNotAllowed("POST, GET".into()));
+        assert_eq!(find("GET", "/nosuch"), Match::NotFound);
+        assert_eq!(find("GET", "/containers/c/properties/a/b"), Match::NotFound);
+        assert_eq!(find("DELETE", "/containers/"), Match::NotFound);
+        assert_eq!(find("DELETE", "/containers/a%zz"), Match::NotFound);
+    }
+
+    #[test]
+    fn path_parameters_are_unescaped_as_queries_are() {
+        let found = find("GET", "/containers/h/properties/p+q%2Fr");
+        assert_eq!(found, Match::Found(Route::Property, vec!["h".into(), "p q/r".into()]));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn unescape_undoes_escape(text in ".*") {
+            proptest::prop_assert_eq!(unescape(&escape(&text)), Some(text));
+        }
+
+        #[test]
+        fn no_path_panics(method in "[A-Z]{1,8}", path in ".*") {
+            find(&method, &path);
+            query_pairs(&path);
+        }
+    }
+}
