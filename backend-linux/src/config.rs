@@ -1,0 +1,81 @@
+//! What an operator can choose about the Linux backend.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnetwork::Ipv4Network;
+
+/// Settings of a [`LinuxBackend`](crate::LinuxBackend); [`Config::default`] is what FLAGS in the README states.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Two letters or digits that set this server's links, firewall table and cgroups apart from those of another
+    /// server on the same host; empty: no tag.
+    pub tag: String,
+    /// Records and sockets of the containers, on a file system that a reboot clears.
+    pub depot: PathBuf,
+    /// Images and write layers.
+    pub store: PathBuf,
+    /// The supervisor's binary; none: `garden-init` beside the running executable.
+    pub init_binary: Option<PathBuf>,
+    /// Root filesystem of containers that name none (a URI as in a spec); empty: one packed from the host's busybox.
+    pub default_rootfs: String,
+    /// Containers at most; 0: as many as the address pool bears.
+    pub max_containers: u64,
+    /// Refuse privileged containers.
+    pub disable_privileged_containers: bool,
+    /// Destroy what an earlier server left instead of adopting it.
+    pub destroy_containers_on_startup: bool,
+    /// Addresses, ports and rules.
+    pub network: NetworkConfig,
+    /// For tests of recovery: the server kills itself with SIGKILL at this write of a container's record. Odd numbers
+    /// 2n-1 die before the n-th record is in place, even ones 2n just after.
+    pub die_at_record_write: Option<u64>,
+}
+
+/// Settings of the containers' network.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// Where the containers' /30 subnets come from.
+    pub pool: Ipv4Network,
+    /// The host's address as others see it; none: the one that its default route leaves from.
+    pub external_ip: Option<IpAddr>,
+    /// First host port that may be given out.
+    pub port_pool_start: u16,
+    /// How many host ports may be given out.
+    pub port_pool_size: u16,
+    /// MTU of the containers' links; none: that of the egress interface, 1500 at most.
+    pub mtu: Option<u32>,
+    /// Whether containers may reach the host.
+    pub allow_host_access: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            tag: String::new(),
+            depot: "/run/garden/depot".into(),
+            store: "/var/lib/garden".into(),
+            init_binary: None,
+            default_rootfs: String::new(),
+            max_containers: 0,
+            disable_privileged_containers: false,
+            destroy_containers_on_startup: false,
+            network: NetworkConfig::default(),
+            die_at_record_write: None,
+        }
+    }
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        NetworkConfig {
+            // Cannot fail: the prefix is a constant below 33.
+            pool: Ipv4Network::new_checked(std::net::Ipv4Addr::new(10, 254, 0, 0), 22)
+                .unwrap_or_else(|| Ipv4Network::from(std::net::Ipv4Addr::UNSPECIFIED)),
+            external_ip: None,
+            port_pool_start: 61001,
+            port_pool_size: 4534,
+            mtu: None,
+            allow_host_access: false,
+        }
+    }
+}
