@@ -1,0 +1,3 @@
+module garden-go
+
+go 1.24
