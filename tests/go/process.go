@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // payload is a message on the stream that carries a process.
@@ -64,6 +65,9 @@ func (w *wire) follow(handle, method, where string, spec map[string]any, live io
 		conn.Close()
 		return nil, fmt.Errorf("first payload: %w", err)
 	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
 	p := &process{id: first.ProcessID, control: conn, exit: make(chan exitResult, 1)}
 	for _, stream := range []struct {
 		name string
@@ -84,6 +88,10 @@ func (w *wire) follow(handle, method, where string, spec map[string]any, live io
 
 func collect(conn net.Conn, from io.Reader, live io.Writer, to chan<- string) {
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		to <- "[" + err.Error() + "]"
+		return
+	}
 	if live != nil {
 		from = io.TeeReader(from, live)
 	}

@@ -109,7 +109,8 @@ func readError(response *http.Response) error {
 	return &e
 }
 
-// hijack does a request whose connection becomes a raw stream in both directions.
+// hijack does a request whose connection becomes a raw stream in both directions. The connection has a deadline, so
+// that a server that hangs here is found out; whoever goes on with the stream takes it off.
 func (w *wire) hijack(method, path string, in any) (net.Conn, io.Reader, error) {
 	var body io.Reader
 	if in != nil {
@@ -128,6 +129,10 @@ func (w *wire) hijack(method, path string, in any) (net.Conn, io.Reader, error) 
 	}
 	conn, err := w.dial()
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		conn.Close()
 		return nil, nil, err
 	}
 	// Deprecated, and the point of it: what it refuses is part of the contract.
