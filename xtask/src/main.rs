@@ -1,2 +1,65 @@
-//! x
-fn main() {}
+//! The project's own commands, run as `cargo xtask COMMAND`.
+//!
+//! Everything here starts other programs and looks at how they ended; the work itself is in them. The standard
+//! library is enough for that, and compiles in seconds.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod demo;
+mod elf;
+mod interop;
+mod phases;
+mod picture;
+mod server;
+mod setup;
+mod shell;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  demo     the main job on a real kernel: a container's whole life, step by step
+  test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, nothing left behind
+  vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
+  bench    create, run, destroy beside the bare system calls, crun and runc (pass -h for its options)
+  build    everything, debug; build --release: with optimisation
+  setup    install what the system lacks (Debian, as root), or list it
+  help     this text
+
+Environment: CI=true makes a missing tool a failure instead of a skip. VM_DIR, VM_TIME, VM_MEMORY: see tests/vm.
+";
+
+/// What every command answers: nothing, or why it failed, in words for the person at the terminal.
+type Outcome = Result<(), String>;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_else(|| "help".to_owned());
+    let rest: Vec<String> = arguments.collect();
+    let outcome = match (command.as_str(), rest.as_slice()) {
+        ("demo", []) => demo::demo(),
+        ("test", []) => test::test(),
+        ("vm", _) => vm::vm(&rest),
+        ("bench", _) => bench::bench(&rest),
+        ("build", []) => build::workspace(build::Profile::Debug),
+        ("build", [flag]) if flag == "--release" => build::workspace(build::Profile::Release),
+        ("setup", []) => setup::setup(&setup::ALL),
+        ("help" | "-h" | "--help", _) => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => Err(format!("unknown: {command} {}\n\n{HELP}", rest.join(" "))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

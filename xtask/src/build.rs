@@ -1,0 +1,62 @@
+//! Building, and finding what was built.
+
+use std::path::PathBuf;
+
+use crate::{Outcome, elf, shell};
+
+/// Which of cargo's two standard profiles.
+#[derive(Clone, Copy)]
+pub enum Profile {
+    /// For tests: builds fast.
+    Debug,
+    /// For what is measured and shown.
+    Release,
+}
+
+impl Profile {
+    fn folder(self) -> &'static str {
+        match self {
+            Profile::Debug => "debug",
+            Profile::Release => "release",
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Profile::Debug => &[],
+            Profile::Release => &["--release"],
+        }
+    }
+}
+
+/// Builds the whole workspace. One set of features for everything that is built here and by the tests, so that
+/// nothing is built twice.
+pub fn workspace(profile: Profile) -> Outcome {
+    shell::run(shell::cargo().args(["build", "--workspace"]).args(profile.flags()))?;
+    check_supervisor(profile)
+}
+
+/// Builds only what the demo needs.
+pub fn product(profile: Profile) -> Outcome {
+    let what =
+        ["build", "--package", "garden-server", "--package", "backend-linux", "--package", "garden-client"];
+    shell::run(shell::cargo().args(what).args(["--bins", "--example", "demo"]).args(profile.flags()))?;
+    check_supervisor(profile)
+}
+
+/// A program that was built, or one of cargo's examples (`examples/demo`).
+pub fn binary(profile: Profile, name: &str) -> Result<PathBuf, String> {
+    let file = shell::target()?.join(profile.folder()).join(name);
+    if file.is_file() { Ok(file) } else { Err(format!("{} was not built", file.display())) }
+}
+
+/// garden-init is executed where none of the host's libraries is: a dynamic one would fail there, late and oddly.
+fn check_supervisor(profile: Profile) -> Outcome {
+    let file = binary(profile, "garden-init")?;
+    if !elf::is_static(&file).map_err(|e| format!("cannot read {}: {e}", file.display()))? {
+        let why =
+            "was linked dynamically: .cargo/rustc should have seen to that; is RUSTC_WORKSPACE_WRAPPER set?";
+        return Err(format!("{} {why}", file.display()));
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask test`: everything that must hold.
+
+use crate::{
+    Outcome,
+    build::{self, Profile},
+    interop,
+    phases::Phases,
+    picture::Picture,
+    setup, shell,
+};
+
+/// Runs the phases in order; after a failure only what leaves the host clean.
+pub fn test() -> Outcome {
+    let mut phases = Phases::default();
+    phases.run("setup", || setup::setup(&setup::ALL));
+    phases.run("formatting", || shell::run(shell::cargo().args(["fmt", "--all", "--check"])));
+    phases.run("clippy", || {
+        shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    });
+    phases.run("build", || build::workspace(Profile::Debug));
+
+    let mut before = None;
+    phases.run("picture of the host", || {
+        before = Some(Picture::save(Profile::Debug)?);
+        Ok(())
+    });
+    if before.is_some() {
+        let root = shell::is_root();
+        if !root {
+            println!("\nnot root: tests that make containers will skip themselves, and say so");
+        }
+        phases.run("tests", || shell::run(shell::cargo().args(["test", "--workspace", "--no-fail-fast"])));
+        let go = shell::find("go").is_some();
+        match (root, go) {
+            (true, true) => {
+                phases.run("Go client", interop::go_client);
+            }
+            (false, _) => phases.skip("Go client", "only root can make containers"),
+            (_, false) => phases.skip("Go client", "go is not installed"),
+        }
+    }
+    if let Some(before) = before {
+        phases.run_anyway("nothing left behind", || before.compare());
+    }
+    phases.finish()
+}
