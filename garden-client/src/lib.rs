@@ -1,1 +1,51 @@
-//! Placeholder.
+//! A client of Garden servers: this project's, and any other that speaks the protocol.
+//!
+//! [`Client`] implements [`Backend`], the same trait that the platforms behind a server implement, over HTTP/1.1 on a
+//! unix socket or TCP. The rest is what a user of it wants besides: [`Client::run_and_collect`], and local files as
+//! tars in [`tarball`].
+//!
+//! Ordinary requests go through hyper. Running a process and attaching to one do not: behind the head of the answer,
+//! which says chunked, the server sends raw bytes both ways, so that these requests are written and their answer's head
+//! is read by hand.
+//!
+//! What a server sends is not trusted: heads, messages and answers are bounded, and every error says what was tried
+//! and what went wrong.
+//!
+//! ```no_run
+//! use futures_util::StreamExt;
+//! use garden_client::{Backend, Client, ProcessSpec};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::new("127.0.0.1:7777")?;
+//! let spec = ProcessSpec { path: "tr".into(), args: vec!["a-z".into(), "A-Z".into()], ..ProcessSpec::default() };
+//! let process = client.run("my-container", spec).await?;
+//! process.control.write_stdin("hello".into()).await?;
+//! process.control.close_stdin().await?;
+//! let mut stdout = process.stdout.open();
+//! while let Some(bytes) = stdout.next().await {
+//!     println!("{:?}", bytes?);
+//! }
+//! println!("exit status {}", process.exit.await?);
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod answer;
+mod client;
+mod collect;
+mod files;
+mod http;
+mod payload;
+mod process;
+mod raw;
+pub mod tarball;
+
+pub use address::Address;
+pub use client::{CONNECT_TIMEOUT, Client};
+pub use collect::Collected;
+pub use protocol::{
+    Backend, ByteStream, ContainerSpec, Error, FilesQuery, Process, ProcessSpec, Properties, Result,
+};

@@ -1,0 +1,285 @@
+//! The client: the seam's operations, each as one request.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use protocol::{
+    Backend, BandwidthLimits, BulkInfo, BulkMetrics, ByteStream, Capacity, ContainerInfo, ContainerSpec,
+    CpuLimits, CreateResponse, DiskLimits, Error, FilesQuery, ListResponse, MemoryLimits, Metrics, NetIn,
+    NetInRequest, NetInResponse, NetOutRule, Process, ProcessSpec, Properties, PropertyValue, Result, Sample,
+    StopRequest,
+    json::{self, DurationNs},
+    routes::Route,
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    address::{Address, Endpoint},
+    files,
+    http::{Call, Http, body, query},
+    process,
+};
+
+/// How long a connection may take to come about, unless [`Client::with_connect_timeout`] says otherwise.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A bulk query is split where its URL would grow beyond this: servers bound theirs, and so does HTTP's own type.
+const BULK_QUERY_MAX_BYTES: usize = 16 << 10;
+
+/// A client of one Garden server. Clones share its idle connections.
+///
+/// It implements [`Backend`], so that everything a server can do is a method of that trait.
+///
+/// ```no_run
+/// use garden_client::{Backend, Client, ContainerSpec, ProcessSpec};
+///
+/// # async fn example() -> garden_client::Result<()> {
+/// let client = Client::new("unix:/run/garden/garden.sock")?;
+/// let handle = client.create(ContainerSpec::default()).await?;
+/// let spec = ProcessSpec { path: "echo".into(), args: vec!["hello".into()], ..ProcessSpec::default() };
+/// let ended = client.run_and_collect(&handle, spec).await?;
+/// assert_eq!((ended.exit_status, &ended.stdout[..]), (0, &b"hello\n"[..]));
+/// client.destroy(&handle).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    http: Arc<Http>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Client").field(self.address()).finish()
+    }
+}
+
+impl Client {
+    /// A client of the server at `unix:/path/of/the.sock`, `tcp:host:port`, a bare path or a bare `host:port`. It
+    /// connects when it is first used.
+    pub fn new(address: &str) -> Result<Self> {
+        Ok(Client::at(address.parse()?))
+    }
+
+    /// A client of the server at this address.
+    pub fn at(address: Address) -> Self {
+        let endpoint = Endpoint { address, connect_timeout: CONNECT_TIMEOUT };
+        Client { http: Arc::new(Http::new(endpoint, None)) }
+    }
+
+    /// The same server, with another limit on how long a connection may take to come about.
+    pub fn with_connect_timeout(self, limit: Duration) -> Self {
+        let endpoint = Endpoint { connect_timeout: limit, ..self.http.endpoint.clone() };
+        Client { http: Arc::new(Http::new(endpoint, self.http.request_timeout)) }
+    }
+
+    /// The same server, with a limit on how long an ordinary request may take; without one, which is the default, it
+    /// may take as long as the server wants. Processes and tars have no limit in any case.
+    pub fn with_request_timeout(self, limit: Duration) -> Self {
+        let endpoint = self.http.endpoint.clone();
+        Client { http: Arc::new(Http::new(endpoint, Some(limit))) }
+    }
+
+    /// Where this client's server is.
+    pub fn address(&self) -> &Address {
+        &self.http.endpoint.address
+    }
+
+    async fn get<T: DeserializeOwned>(&self, route: Route, parameters: &[&str]) -> Result<T> {
+        self.ask(Call::new(route, parameters)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T> {
+        let answer = self.http.call(&call).await?;
+        json::decode(&answer).map_err(|error| {
+            let (name, address) = (call.route.def().name, self.address());
+            Error::Malformed { reason: format!("{name}: {address} answered with what is no answer: {error}") }
+        })
+    }
+
+    async fn tell(&self, call: Call<'_>) -> Result<()> {
+        self.http.call(&call).await.map(drop)
+    }
+
+    async fn bulk<T: DeserializeOwned, E>(
+        &self,
+        route: Route,
+        handles: &[String],
+        entries: impl Fn(T) -> E,
+    ) -> Result<E>
+    where
+        E: Extend<<E as IntoIterator>::Item> + IntoIterator + Default,
+    {
+        let mut all = E::default();
+        for batch in batches(handles) {
+            let call = Call { query: query([("handles", batch.as_str())]), ..Call::new(route, &[]) };
+            all.extend(entries(self.ask(call).await?));
+        }
+        Ok(all)
+    }
+}
+
+/// The handles, joined by commas, in as few pieces as fit into URLs.
+fn batches(handles: &[String]) -> Vec<String> {
+    let mut batches: Vec<String> = Vec::new();
+    for handle in handles {
+        match batches.last_mut() {
+            // In the URL each byte may take three.
+            Some(batch) if 3 * (batch.len() + 1 + handle.len()) <= BULK_QUERY_MAX_BYTES => {
+                batch.push(',');
+                batch.push_str(handle);
+            }
+            _ => batches.push(handle.clone()),
+        }
+    }
+    batches
+}
+
+#[async_trait]
+impl Backend for Client {
+    async fn ping(&self) -> Result<()> {
+        self.tell(Call::new(Route::Ping, &[])).await
+    }
+
+    async fn capacity(&self) -> Result<Capacity> {
+        self.get(Route::Capacity, &[]).await
+    }
+
+    async fn create(&self, spec: ContainerSpec) -> Result<String> {
+        let call = Call { body: body(&spec)?, ..Call::new(Route::Create, &[]) };
+        let CreateResponse { handle } = self.ask(call).await?;
+        Ok(handle)
+    }
+
+    async fn destroy(&self, handle: &str) -> Result<()> {
+        self.tell(Call::new(Route::Destroy, &[handle])).await
+    }
+
+    async fn list(&self, filter: &Properties) -> Result<Vec<String>> {
+        let filter = filter.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let ListResponse { handles } =
+            self.ask(Call { query: query(filter), ..Call::new(Route::List, &[]) }).await?;
+        Ok(handles)
+    }
+
+    async fn info(&self, handle: &str) -> Result<ContainerInfo> {
+        self.get(Route::Info, &[handle]).await
+    }
+
+    async fn bulk_info(&self, handles: &[String]) -> Result<BulkInfo> {
+        self.bulk(Route::BulkInfo, handles, |BulkInfo(entries)| entries).await.map(BulkInfo)
+    }
+
+    async fn metrics(&self, handle: &str) -> Result<Metrics> {
+        self.get(Route::Metrics, &[handle]).await
+    }
+
+    async fn bulk_metrics(&self, handles: &[String]) -> Result<BulkMetrics> {
+        self.bulk(Route::BulkMetrics, handles, |BulkMetrics(entries)| entries).await.map(BulkMetrics)
+    }
+
+    async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
+        self.tell(Call { body: body(&StopRequest { kill })?, ..Call::new(Route::Stop, &[handle]) }).await
+    }
+
+    async fn set_grace_time(&self, handle: &str, grace_time: Duration) -> Result<()> {
+        let body = body(&DurationNs(grace_time))?;
+        self.tell(Call { body, ..Call::new(Route::SetGraceTime, &[handle]) }).await
+    }
+
+    async fn grace_time(&self, _: &str) -> Result<Duration> {
+        let message = "grace_time: the Garden protocol has no request that reads it, only one that sets it";
+        Err(Error::Failed { message: message.to_owned() })
+    }
+
+    async fn stream_in(&self, handle: &str, files: FilesQuery, tar: ByteStream) -> Result<()> {
+        let query = query([("destination", files.path.as_str()), ("user", &files.user)]);
+        let parameters = [handle];
+        let call = Call { query, ..Call::new(Route::StreamIn, &parameters) };
+        files::stream_in(&self.http.endpoint, &call, tar).await
+    }
+
+    async fn stream_out(&self, handle: &str, files: FilesQuery) -> Result<ByteStream> {
+        let query = query([("source", files.path.as_str()), ("user", &files.user)]);
+        let parameters = [handle];
+        let call = Call { query, ..Call::new(Route::StreamOut, &parameters) };
+        files::stream_out(&self.http.endpoint, &call).await
+    }
+
+    async fn bandwidth_limits(&self, handle: &str) -> Result<BandwidthLimits> {
+        self.get(Route::BandwidthLimits, &[handle]).await
+    }
+
+    async fn cpu_limits(&self, handle: &str) -> Result<CpuLimits> {
+        self.get(Route::CpuLimits, &[handle]).await
+    }
+
+    async fn disk_limits(&self, handle: &str) -> Result<DiskLimits> {
+        self.get(Route::DiskLimits, &[handle]).await
+    }
+
+    async fn memory_limits(&self, handle: &str) -> Result<MemoryLimits> {
+        self.get(Route::MemoryLimits, &[handle]).await
+    }
+
+    async fn net_in(&self, handle: &str, ports: NetIn) -> Result<NetIn> {
+        let NetIn { host_port, container_port } = ports;
+        let request = NetInRequest { handle: handle.to_owned(), host_port, container_port };
+        let NetInResponse { host_port, container_port } =
+            self.ask(Call { body: body(&request)?, ..Call::new(Route::NetIn, &[handle]) }).await?;
+        Ok(NetIn { host_port, container_port })
+    }
+
+    async fn net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
+        self.tell(Call { body: body(&rules)?, ..Call::new(Route::BulkNetOut, &[handle]) }).await
+    }
+
+    async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
+        let parameters = [handle];
+        let call = Call { body: body(&spec)?, ..Call::new(Route::Run, &parameters) };
+        process::start(&self.http.endpoint, handle, &call).await
+    }
+
+    async fn attach(&self, handle: &str, process_id: &str) -> Result<Process> {
+        process::start(&self.http.endpoint, handle, &Call::new(Route::Attach, &[handle, process_id])).await
+    }
+
+    async fn properties(&self, handle: &str) -> Result<Properties> {
+        self.get(Route::Properties, &[handle]).await
+    }
+
+    async fn property(&self, handle: &str, key: &str) -> Result<String> {
+        let PropertyValue { value } = self.get(Route::Property, &[handle, key]).await?;
+        Ok(value)
+    }
+
+    async fn set_property(&self, handle: &str, key: &str, value: &str) -> Result<()> {
+        let body = body(&PropertyValue { value: value.to_owned() })?;
+        self.tell(Call { body, ..Call::new(Route::SetProperty, &[handle, key]) }).await
+    }
+
+    async fn remove_property(&self, handle: &str, key: &str) -> Result<()> {
+        self.tell(Call::new(Route::RemoveProperty, &[handle, key])).await
+    }
+
+    /// Nothing: what a server counts is at its own `/metrics`.
+    fn telemetry(&self) -> Vec<Sample> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_bulk_queries_are_split_and_nothing_is_lost() {
+        let handles: Vec<String> = (0..1000).map(|n| format!("{n:036}")).collect();
+        let batches = batches(&handles);
+        assert!(batches.len() > 1);
+        assert!(
+            batches.iter().all(|batch| query([("handles", batch.as_str())]).len() <= BULK_QUERY_MAX_BYTES)
+        );
+        assert_eq!(batches.join(",").split(',').collect::<Vec<_>>(), handles);
+    }
+}

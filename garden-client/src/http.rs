@@ -1,0 +1,191 @@
+//! Ordinary requests: one request, one answer of bounded size.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    client::conn::http1::{self, SendRequest},
+    header,
+};
+use hyper_util::rt::TokioIo;
+use protocol::{Error, Result, json, routes::Route};
+
+use crate::{address::Endpoint, answer::Context};
+
+/// The largest answer read: bulk metrics of some thousand containers are a tenth of it.
+const ANSWER_MAX_BYTES: usize = 64 << 20;
+/// The largest response head read.
+const HEAD_MAX_BYTES: usize = 64 << 10;
+/// Connections kept for the next request.
+const IDLE_MAX: usize = 8;
+/// A connection that was idle for longer is not used again: servers close theirs, and this stays below their limits.
+const IDLE_MAX_AGE: Duration = Duration::from_secs(5);
+
+pub(crate) const USER_AGENT: &str = concat!("garden-client/", env!("CARGO_PKG_VERSION"));
+
+/// One request, before it is known which connection it goes over.
+pub(crate) struct Call<'a> {
+    pub route: Route,
+    pub parameters: &'a [&'a str],
+    /// Already escaped, without the question mark.
+    pub query: String,
+    /// JSON.
+    pub body: Option<Vec<u8>>,
+}
+
+impl<'a> Call<'a> {
+    pub fn new(route: Route, parameters: &'a [&'a str]) -> Self {
+        Call { route, parameters, query: String::new(), body: None }
+    }
+
+    pub fn path_and_query(&self) -> String {
+        let path = self.route.path(self.parameters);
+        if self.query.is_empty() { path } else { format!("{path}?{}", self.query) }
+    }
+
+    pub fn context<'b>(&'b self, endpoint: &'b Endpoint) -> Context<'b> {
+        Context { address: &endpoint.address, operation: self.route.def().name, parameters: self.parameters }
+    }
+
+    /// Every route but `create`, `list` and the like has the handle first; an empty one would lead to another path.
+    pub fn check_parameters(&self) -> Result<()> {
+        match self.parameters.iter().position(|parameter| parameter.is_empty()) {
+            None => Ok(()),
+            Some(0) => Err(Error::container_not_found("")),
+            Some(_) if matches!(self.route, Route::Run | Route::Attach | Route::Stdout | Route::Stderr) => {
+                Err(Error::process_not_found(""))
+            }
+            Some(_) => Err(Error::invalid("key", "is empty: a property needs a name")),
+        }
+    }
+
+    fn request(&self, endpoint: &Endpoint) -> Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder()
+            .method(self.route.def().method)
+            .uri(self.path_and_query())
+            .header(header::HOST, endpoint.host())
+            .header(header::USER_AGENT, USER_AGENT);
+        if self.body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = self.body.clone().map(Bytes::from).unwrap_or_default();
+        request.body(Full::new(body)).map_err(|error| Error::failed(&error))
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Sends requests, and keeps a few connections for the next ones.
+///
+/// Only requests that change nothing go over a kept connection, and are sent once more over a fresh one if it turns
+/// out to be dead. The others would have to be given up there, since nobody knows whether they were carried out: they
+/// get a connection of their own from the start, which costs some 50 µs.
+pub(crate) struct Http {
+    pub endpoint: Endpoint,
+    pub request_timeout: Option<Duration>,
+    idle: Mutex<Vec<(Sender, Instant)>>,
+}
+
+impl Http {
+    pub fn new(endpoint: Endpoint, request_timeout: Option<Duration>) -> Self {
+        Http { endpoint, request_timeout, idle: Mutex::default() }
+    }
+
+    /// The body of a successful answer.
+    pub async fn call(&self, call: &Call<'_>) -> Result<Bytes> {
+        call.check_parameters()?;
+        let Some(limit) = self.request_timeout else { return self.exchange(call).await };
+        match tokio::time::timeout(limit, self.exchange(call)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(call.context(&self.endpoint).lost(&format!("no answer within {limit:?}"))),
+        }
+    }
+
+    async fn exchange(&self, call: &Call<'_>) -> Result<Bytes> {
+        if call.route.def().method == "GET"
+            && let Some(mut sender) = self.take_idle().await
+            && let Ok(answer) = sender.send_request(call.request(&self.endpoint)?).await
+        {
+            return self.finish(call, sender, answer).await;
+        }
+        let mut sender = connect(&self.endpoint, &call.context(&self.endpoint)).await?;
+        let answer = sender.send_request(call.request(&self.endpoint)?).await;
+        let answer = answer.map_err(|error| call.context(&self.endpoint).lost(&chain(&error)))?;
+        self.finish(call, sender, answer).await
+    }
+
+    async fn finish(&self, call: &Call<'_>, sender: Sender, answer: Response<Incoming>) -> Result<Bytes> {
+        let status = answer.status();
+        let body = read(answer.into_body()).await.map_err(|e| call.context(&self.endpoint).lost(&e))?;
+        self.keep(sender);
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(call.context(&self.endpoint).error(status.as_u16(), &body))
+        }
+    }
+
+    async fn take_idle(&self) -> Option<Sender> {
+        loop {
+            let (mut sender, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            if since.elapsed() < IDLE_MAX_AGE && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn keep(&self, sender: Sender) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_MAX_AGE);
+        if idle.len() < IDLE_MAX && !sender.is_closed() {
+            idle.push((sender, Instant::now()));
+        }
+    }
+}
+
+/// Opens a connection for requests with bodies of the type `B`.
+pub(crate) async fn connect<B>(endpoint: &Endpoint, context: &Context<'_>) -> Result<SendRequest<B>>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let socket = endpoint.connect().await?;
+    let handshake = http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(TokioIo::new(socket)).await;
+    let (sender, connection) = handshake.map_err(|error| context.lost(&chain(&error)))?;
+    // Ends with the sender, or with the answer's body where that lives longer. Its error reaches both of them.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+/// Reads a whole body.
+pub(crate) async fn read(body: Incoming) -> Result<Bytes, String> {
+    match Limited::new(body, ANSWER_MAX_BYTES).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(format!("the answer is larger than {} MiB", ANSWER_MAX_BYTES >> 20))
+        }
+        Err(error) => Err(chain(error.as_ref())),
+    }
+}
+
+/// An error with its causes: hyper's own texts do not name them.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    Error::failed(error).to_string()
+}
+
+/// Joins already unescaped pairs into a query.
+pub(crate) fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let escape = protocol::routes::escape;
+    let pairs = pairs.into_iter().map(|(key, value)| format!("{}={}", escape(key), escape(value)));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+/// A JSON body.
+pub(crate) fn body<T: serde::Serialize + ?Sized>(value: &T) -> Result<Option<Vec<u8>>> {
+    json::encode(value).map(Some)
+}
