@@ -1,0 +1,29 @@
+use std::{io, path::PathBuf, time::Duration};
+
+/// Why a control group could not be made, read or removed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("no cgroup hierarchy is mounted: mount cgroup2 at /sys/fs/cgroup")]
+    NoHierarchy,
+    #[error(
+        "cannot enable controllers in {}: processes live in that group itself; start the server with them in a \
+         group below it (under systemd: `Delegate=yes` and `DelegateSubgroup=server`)", .group.display()
+    )]
+    ProcessesInTheWay { group: PathBuf, source: io::Error },
+    #[error("cannot create the cgroup {}", .group.display())]
+    Create { group: PathBuf, source: io::Error },
+    #[error("cannot read {}", .file.display())]
+    Read { file: PathBuf, source: io::Error },
+    #[error("cannot make sense of {}: {text:?}", .file.display())]
+    Parse { file: PathBuf, text: String },
+    #[error("cannot write {value:?} to {}", .file.display())]
+    Write { file: PathBuf, value: String, source: io::Error },
+    #[error("cannot kill process {pid} of cgroup {}", .group.display())]
+    Kill { group: PathBuf, pid: u32, source: io::Error },
+    #[error(
+        "cannot remove {} after {patience:?}: {processes} processes and {} more groups are left",
+        .group.display(), .others.len()
+    )]
+    Remove { group: PathBuf, others: Vec<PathBuf>, processes: usize, patience: Duration, source: io::Error },
+}

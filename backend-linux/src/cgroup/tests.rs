@@ -1,0 +1,157 @@
+//! On the real kernel, in groups of a tag of their own, which are gone afterwards.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use protocol::{CpuLimits, Limits, MemoryLimits, PidLimits};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Groups of one test; whatever is left of them goes with this.
+struct Own(Cgroups);
+
+impl std::ops::Deref for Own {
+    type Target = Cgroups;
+
+    fn deref(&self) -> &Cgroups {
+        &self.0
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let cleaned = self.0.cleanup(PATIENCE);
+        for base in self.0.bases() {
+            assert!(!base.exists(), "{} is left: {cleaned:?}", base.display());
+        }
+    }
+}
+
+/// None, with the reason on stderr, where groups cannot be made.
+fn own() -> Option<Own> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "cgroup tests need root");
+        eprintln!("skipped: cgroup tests need root");
+        return None;
+    }
+    let tag = format!("test{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    Some(Own(Cgroups::detect(&tag).unwrap()))
+}
+
+/// A process that entered the groups by itself, as on v1 (and, for the test, on v2), and says when it has.
+fn enter(entry: &CgroupEntry, then: &str) -> Child {
+    let files = entry.v1_tasks.iter().cloned().chain(entry.v2_dir.iter().map(|dir| dir.join("cgroup.procs")));
+    let script = format!("for f; do echo 0 >\"$f\" || exit 9; done; echo in; {then}");
+    let mut child =
+        Command::new("sh").args(["-c", &script, "sh"]).args(files).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "in\n");
+    child
+}
+
+fn limits() -> Limits {
+    Limits {
+        memory: MemoryLimits { limit_in_bytes: 64 << 20 },
+        cpu: CpuLimits { limit_in_shares: 512, weight: 0 },
+        pid: PidLimits { max: 20 },
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn limits_are_applied_as_they_are_reported() {
+    let Some(cgroups) = own() else { return };
+    cgroups.create("box", &limits()).unwrap();
+    assert_eq!(cgroups.applied("box", &limits()).unwrap(), limits());
+    cgroups.create("free", &Limits::default()).unwrap();
+    assert_eq!(cgroups.applied("free", &Limits::default()).unwrap(), Limits::default());
+}
+
+#[test]
+fn processes_are_counted_killed_and_their_groups_removed() {
+    let Some(cgroups) = own() else { return };
+    cgroups.create("box", &limits()).unwrap();
+    let mut child = enter(&cgroups.entry("box", Leaf::Main), "exec sleep 1000");
+    assert_eq!(cgroups.processes("box").unwrap(), [child.id()]);
+    let (memory, cpu, pid) = cgroups.metrics("box").unwrap();
+    assert_eq!((pid.current, pid.max), (1, 20));
+    assert!(cpu.usage_ns > 0, "{cpu:?}");
+    assert!(memory.total_usage_toward_limit < 64 << 20, "{memory:?}");
+    assert_eq!(cgroups.oom_kills("box").unwrap(), 0);
+
+    let busy = cgroups.remove("box", Duration::ZERO).unwrap_err();
+    assert!(matches!(busy, Error::Remove { processes: 1, .. }), "{busy:?}");
+
+    cgroups.kill("box").unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    cgroups.remove("box", PATIENCE).unwrap();
+    assert!(cgroups.processes("box").unwrap().is_empty());
+    cgroups.remove("box", Duration::ZERO).unwrap();
+}
+
+#[test]
+fn a_fork_bomb_is_held_and_killed() {
+    let Some(cgroups) = own() else { return };
+    cgroups.create("bomb", &limits()).unwrap();
+    let bomb = "b() { b | b & }; while :; do b 2>/dev/null; done";
+    let mut child = enter(&cgroups.entry("bomb", Leaf::Main), bomb);
+    cgroups.kill("bomb").unwrap();
+    child.wait().unwrap();
+    cgroups.remove("bomb", PATIENCE).unwrap();
+}
+
+#[test]
+fn a_process_over_its_memory_is_killed_and_counted() {
+    let Some(cgroups) = own() else { return };
+    cgroups.create("fat", &limits()).unwrap();
+    let mut child = enter(
+        &cgroups.entry("fat", Leaf::Main),
+        "head -c 200000000 /dev/zero | tail -c 200000000 >/dev/null",
+    );
+    child.wait().unwrap();
+    assert_eq!(cgroups.oom_kills("fat").unwrap(), 1);
+}
+
+#[test]
+fn a_sweep_removes_what_nobody_owns() {
+    let Some(cgroups) = own() else { return };
+    cgroups.create("mine", &limits()).unwrap();
+    cgroups.create("a stray, odd one", &limits()).unwrap();
+    let mut child = enter(&cgroups.entry("a stray, odd one", Leaf::Init), "exec sleep 1000");
+    let reaper = std::thread::spawn(move || child.wait());
+    assert_eq!(cgroups.sweep(["mine"], PATIENCE).unwrap().len(), 1);
+    reaper.join().unwrap().unwrap();
+    assert!(cgroups.metrics("mine").is_ok());
+    assert!(matches!(cgroups.metrics("a stray, odd one"), Err(Error::Read { .. })));
+}
+
+#[test]
+fn a_group_that_an_earlier_life_left_is_not_used_again() {
+    let Some(cgroups) = own() else { return };
+    cgroups.create("box", &limits()).unwrap();
+    cgroups.create("box", &Limits::default()).unwrap();
+    assert_eq!(cgroups.applied("box", &Limits::default()).unwrap(), Limits::default());
+    let mut child = enter(&cgroups.entry("box", Leaf::Main), "exec sleep 1000");
+    let error = cgroups.create("box", &limits()).unwrap_err();
+    assert!(matches!(error, Error::Create { .. }), "{error:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_value_that_the_kernel_refuses_is_named_and_leaves_nothing() {
+    let Some(cgroups) = own() else { return };
+    let group = cgroups.place("pids").map(|(Place::V1(base) | Place::V2(base))| base.join("x")).unwrap();
+    std::fs::create_dir(&group).unwrap();
+    let error = group::write(&group.join("pids.max"), "lots").unwrap_err();
+    assert!(error.to_string().contains("pids.max") && error.to_string().contains("lots"), "{error}");
+}
