@@ -1,0 +1,206 @@
+//! One scripted process: its streams, its signals, its end.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use protocol::{Error, Process, ProcessControl, Result, Signal, TtySpec, WindowSize};
+use tokio::sync::watch;
+
+use crate::{
+    output::Ring,
+    programs::{Context, Program},
+    stdin::Stdin,
+    sync::lock,
+};
+
+/// Exit status of a process that SIGTERM ended.
+pub(crate) const TERMINATED: i32 = 128 + 15;
+/// Exit status of a process that SIGKILL ended.
+pub(crate) const KILLED: i32 = 128 + 9;
+
+pub(crate) struct FakeProcess {
+    pub id: String,
+    pub stdin: Stdin,
+    pub stdout: Arc<Ring>,
+    /// The same ring as `stdout` for a process with a terminal.
+    pub stderr: Arc<Ring>,
+    empty: Option<Arc<Ring>>,
+    on_terminate: Mutex<OnTerminate>,
+    /// How many SIGTERMs the program was told of.
+    pub terminations: watch::Sender<u64>,
+    /// The exit status that a signal has decided on.
+    doom: watch::Sender<Option<i32>>,
+    exit: watch::Sender<Option<Result<i32>>>,
+    /// The terminal's size, and how often it was set.
+    pub window: watch::Sender<(WindowSize, u64)>,
+}
+
+/// What a process does about SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTerminate {
+    /// It dies of it.
+    Die,
+    /// It does not notice.
+    Ignore,
+    /// It hears of it through [`Context::terminated`].
+    Tell,
+}
+
+impl FakeProcess {
+    pub fn new(
+        id: String,
+        tty: Option<TtySpec>,
+        ring_bytes: usize,
+        dropped_bytes: &Arc<AtomicU64>,
+    ) -> Arc<Self> {
+        let ring = || Ring::new(ring_bytes, dropped_bytes.clone());
+        let stdout = ring();
+        let (stderr, empty) = match tty {
+            Some(_) => (stdout.clone(), Some(ring())),
+            None => (ring(), None),
+        };
+        Arc::new(FakeProcess {
+            id,
+            stdin: Stdin::new(),
+            stdout,
+            stderr,
+            empty,
+            on_terminate: Mutex::new(OnTerminate::Die),
+            terminations: watch::Sender::new(0),
+            doom: watch::Sender::new(None),
+            exit: watch::Sender::new(None),
+            window: watch::Sender::new((tty.unwrap_or_default().size(), 0)),
+        })
+    }
+
+    /// Runs `program` until it ends or a signal ends it.
+    pub fn start(self: &Arc<Self>, program: Program, context: Context) {
+        let process = self.clone();
+        let mut script = tokio::spawn(program(context));
+        tokio::spawn(async move {
+            let mut doom = process.doom.subscribe();
+            let doomed = async { doom.wait_for(Option::is_some).await.ok().and_then(|status| *status) };
+            let result = tokio::select! {
+                biased;
+                Some(status) = doomed => {
+                    script.abort();
+                    // Waits until nothing can write any more.
+                    let _ = (&mut script).await;
+                    Ok(status)
+                }
+                ended = &mut script => ended.unwrap_or_else(|panic| {
+                    Err(Error::Failed { message: format!("scripted program of {}: {panic}", process.id) })
+                }),
+            };
+            process.finish(result);
+        });
+    }
+
+    fn finish(&self, result: Result<i32>) {
+        self.stdin.abandon();
+        self.stdout.end();
+        self.stderr.end();
+        if let Some(empty) = &self.empty {
+            empty.end();
+        }
+        // Last: whoever sees the exit status finds the output complete.
+        self.exit.send_replace(Some(result));
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
+    /// Waits for the end.
+    pub async fn wait(&self) -> Result<i32> {
+        wait(self.exit.subscribe()).await
+    }
+
+    pub fn send(&self, signal: Signal) {
+        match (signal, *lock(&self.on_terminate)) {
+            (Signal::Kill, _) => self.die(KILLED),
+            (Signal::Terminate, OnTerminate::Die) => self.die(TERMINATED),
+            (Signal::Terminate, OnTerminate::Ignore) => {}
+            (Signal::Terminate, OnTerminate::Tell) => self.terminations.send_modify(|count| *count += 1),
+        }
+    }
+
+    /// Ends the process with this status; the first one counts.
+    pub fn die(&self, status: i32) {
+        self.doom.send_if_modified(|doom| {
+            let first = doom.is_none();
+            doom.get_or_insert(status);
+            first
+        });
+    }
+
+    pub fn on_terminate(&self, what: OnTerminate) {
+        *lock(&self.on_terminate) = what;
+    }
+
+    /// The process as the client that started it sees it.
+    pub fn started(self: &Arc<Self>) -> Process {
+        self.seen_by_client(Ring::from_start)
+    }
+
+    /// The process as a client that attaches now sees it.
+    pub fn attached(self: &Arc<Self>) -> Process {
+        self.seen_by_client(Ring::from_now)
+    }
+
+    fn seen_by_client(self: &Arc<Self>, output: impl Fn(&Arc<Ring>) -> protocol::Output) -> Process {
+        Process {
+            id: self.id.clone(),
+            stdout: output(&self.stdout),
+            stderr: output(self.empty.as_ref().unwrap_or(&self.stderr)),
+            control: Arc::new(Control(self.clone())),
+            exit: Box::pin(wait(self.exit.subscribe())),
+        }
+    }
+}
+
+async fn wait(mut exit: watch::Receiver<Option<Result<i32>>>) -> Result<i32> {
+    let ended = exit.wait_for(Option::is_some).await.ok().and_then(|status| status.clone());
+    // None: the runtime is being shut down, and with it everything that would have ended the process.
+    ended.unwrap_or_else(|| Err(Error::Unrecoverable { message: "the backend has been shut down".into() }))
+}
+
+struct Control(Arc<FakeProcess>);
+
+#[async_trait]
+impl ProcessControl for Control {
+    async fn write_stdin(&self, data: Bytes) -> Result<()> {
+        self.0.stdin.write(data).await;
+        Ok(())
+    }
+
+    async fn close_stdin(&self) -> Result<()> {
+        self.0.stdin.close();
+        Ok(())
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        self.0.send(signal);
+        Ok(())
+    }
+
+    async fn set_tty(&self, tty: TtySpec) -> Result<()> {
+        self.0.window.send_modify(|(size, changes)| (*size, *changes) = (tty.size(), *changes + 1));
+        Ok(())
+    }
+}
+
+/// Numbers for names that the backend makes up.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// The next number, from 1.
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}

@@ -1,0 +1,69 @@
+//! Starting a process: everything that is checked and worked out before it begins.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use protocol::{Error, Process, ProcessSpec, Result};
+
+use crate::{
+    container::Container,
+    process::FakeProcess,
+    programs::{Context, Programs, Sink},
+    sync::lock,
+    users::{self, User},
+};
+
+const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const USER_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Starts what `spec` asks for as `process`, whose id is already decided.
+pub(crate) fn start(
+    container: &Arc<Container>,
+    spec: &ProcessSpec,
+    process: Arc<FakeProcess>,
+    accounts: &[User],
+    programs: &Arc<Programs>,
+) -> Result<Process> {
+    if !spec.bind_mounts.is_empty() && spec.image.uri.is_empty() {
+        return Err(Error::invalid("bind_mounts", "need an image of the process's own: give image.uri too"));
+    }
+    let user = users::find(accounts, &spec.user)?;
+    let program = programs.find(&spec.path)?;
+    let dir = working_dir(container, spec, &user)?;
+    container.add_process(process.clone())?;
+    let context = Context {
+        args: spec.args.clone(),
+        env: environment(&container.env, &spec.env, &user),
+        dir,
+        user,
+        process: process.clone(),
+        container: container.clone(),
+        programs: programs.clone(),
+        stdout: Sink::Stdout,
+        stderr: Sink::Stderr,
+        terminations_seen: 0,
+        window_changes_seen: 0,
+    };
+    process.start(program, context);
+    Ok(process.started())
+}
+
+/// The spec's directory, else the user's home; made if it is missing.
+fn working_dir(container: &Container, spec: &ProcessSpec, user: &User) -> Result<String> {
+    let dir = if spec.dir.is_empty() { &user.home } else { &spec.dir };
+    let mut files = lock(&container.files);
+    let made = files.resolve(&user.home, dir, true).and_then(|at| {
+        files.make_dirs(&at, user)?;
+        Ok(if at.is_empty() { "/".into() } else { at })
+    });
+    made.map_err(|refusal| Error::Failed { message: format!("working directory {refusal}") })
+}
+
+fn environment(container: &[String], process: &[String], user: &User) -> BTreeMap<String, String> {
+    let given = container.iter().chain(process).filter_map(|variable| variable.split_once('='));
+    let mut env: BTreeMap<String, String> = given.map(|(name, value)| (name.into(), value.into())).collect();
+    let path = if user.is_root() { ROOT_PATH } else { USER_PATH };
+    for (name, value) in [("USER", user.name.as_str()), ("HOME", &user.home), ("PATH", path)] {
+        env.entry(name.into()).or_insert_with(|| value.into());
+    }
+    env
+}
