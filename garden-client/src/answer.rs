@@ -21,9 +21,9 @@ impl Context<'_> {
             // Not from a Garden server's routes: its 404 and 405 in plain text, or a proxy's page.
             _ => Error::Failed {
                 message: format!(
-                    "{}: {} answered {}{}; does a Garden server listen there?",
-                    self.operation,
+                    "{} answered {} with {}{}; does a Garden server listen there?",
                     self.address,
+                    self.operation,
                     status_line(status),
                     first_line(body)
                 ),
@@ -35,8 +35,8 @@ impl Context<'_> {
     pub fn lost(&self, error: &dyn std::fmt::Display) -> Error {
         Error::Connection {
             message: format!(
-                "{}: the connection to {} was lost: {error}; whether it was done is not known: look, then try again",
-                self.operation, self.address
+                "the connection to {} was lost during {}: {error}; whether it was done is not known: look, then try again",
+                self.address, self.operation
             ),
         }
     }
@@ -119,7 +119,7 @@ mod tests {
             ("", "404 Not Found;"),
         ] {
             let text = error(404, body).to_string();
-            assert!(text.starts_with("info: tcp:h:1 answered 404 Not Found"), "{text}");
+            assert!(text.starts_with("tcp:h:1 answered info with 404 Not Found"), "{text}");
             assert!(text.contains(quoted), "{text}");
         }
     }

@@ -46,6 +46,8 @@ pub mod tarball;
 pub use address::Address;
 pub use client::{CONNECT_TIMEOUT, Client};
 pub use collect::Collected;
+/// The wire types, errors and the seam, for whoever needs more of them than this crate names.
+pub use protocol;
 pub use protocol::{
     Backend, ByteStream, ContainerSpec, Error, FilesQuery, Process, ProcessSpec, Properties, Result,
 };
