@@ -1,0 +1,222 @@
+//! HTTP on one connection, and its end as a raw stream where a process's streams begin.
+//!
+//! hyper hands over a socket only after a 101, which Garden's clients refuse. So a handler leaves a [`Hijack`] in its
+//! 201 or 200; [`Http`] swaps in a body that never ends, with which hyper writes a chunked head, and cannot take the
+//! bytes behind the request, which are the process's input, for another request. When the head is in the kernel, the
+//! socket and what hyper already read are taken back, and the raw stream begins.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper::{
+    Request, Response,
+    body::{Body, Frame, Incoming},
+    server::conn::http1,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::watch;
+use tower_service::Service as _;
+
+use crate::{
+    guard,
+    metrics::{Metrics, RouteName},
+    socket::{FlushNoting, Socket},
+};
+
+/// Tells every connection and stream that the server stops.
+#[derive(Debug, Clone)]
+pub(crate) struct Shutdown(pub(crate) watch::Receiver<bool>);
+
+impl Shutdown {
+    /// Resolves when the server stops.
+    pub(crate) async fn requested(&mut self) {
+        // An error says that the server is gone altogether.
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
+/// A connection that is no longer HTTP.
+pub(crate) struct Hijacked {
+    pub(crate) socket: Socket,
+    /// What the client sent in one go with its request.
+    pub(crate) early: Bytes,
+    pub(crate) shutdown: Shutdown,
+}
+
+type Takeover = Box<dyn FnOnce(Hijacked) -> BoxFuture<'static, ()> + Send>;
+
+/// What is to happen with the connection behind the response that has this among its extensions.
+#[derive(Clone)]
+pub(crate) struct Hijack(Arc<Mutex<Option<Takeover>>>);
+
+impl Hijack {
+    pub(crate) fn new<F: Future<Output = ()> + Send + 'static>(
+        takeover: impl FnOnce(Hijacked) -> F + Send + 'static,
+    ) -> Self {
+        let takeover: Takeover = Box::new(|hijacked| Box::pin(takeover(hijacked)));
+        Hijack(Arc::new(Mutex::new(Some(takeover))))
+    }
+
+    fn take(&self) -> Option<Takeover> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The routes of one listener.
+pub(crate) type Routes = warp::filters::BoxedFilter<(warp::reply::Response,)>;
+
+/// What the connections of one listener have in common.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) routes: Routes,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) allowed_hosts: Arc<[String]>,
+    pub(crate) read_header_timeout: Duration,
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(socket: Socket, service: Service, mut shutdown: Shutdown) {
+    let exchange = Arc::new(Exchange::default());
+    let io = FlushNoting { socket, flushed: exchange.flushed.clone() };
+    let over_tcp = io.socket.is_tcp();
+    let mut http = http1::Builder::new();
+    http.half_close(true)
+        .title_case_headers(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(service.read_header_timeout);
+    let http_service = Http { service, exchange: exchange.clone(), over_tcp };
+    let mut connection = http.serve_connection(TokioIo::new(io), http_service).with_upgrades();
+
+    let mut stopping = false;
+    let mut told = false;
+    loop {
+        let served = poll_fn(|cx| {
+            // Not while a request is being worked on: hyper would add `Connection: close` to its answer, which the Go
+            // client refuses on a process's stream.
+            if stopping && !told && !exchange.busy.load(Ordering::Relaxed) {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            match Pin::new(&mut connection).poll(cx) {
+                Poll::Pending if exchange.head_is_out() => Poll::Ready(None),
+                polled => polled.map(Some),
+            }
+        });
+        tokio::select! {
+            biased;
+            end = served => match end {
+                Some(Ok(())) => return,
+                Some(Err(error)) => return tracing::debug!(%error, "a connection ended early"),
+                None => break,
+            },
+            () = shutdown.requested(), if !stopping => stopping = true,
+        }
+    }
+
+    let (Some(parts), Some(takeover)) = (connection.into_parts(), exchange.take_hijack()) else { return };
+    let hijacked =
+        Hijacked { socket: parts.io.into_inner().socket, early: parts.read_buf, shutdown: shutdown.clone() };
+    hijacked.socket.tune();
+    drop(parts.service);
+    takeover(hijacked).await;
+}
+
+/// What hyper's side of a connection tells the loop that polls it.
+#[derive(Default)]
+struct Exchange {
+    hijack: Mutex<Option<Hijack>>,
+    flushed: Arc<AtomicBool>,
+    busy: AtomicBool,
+}
+
+impl Exchange {
+    fn set_hijack(&self, hijack: Hijack) {
+        self.flushed.store(false, Ordering::Relaxed);
+        *self.hijack.lock().unwrap_or_else(PoisonError::into_inner) = Some(hijack);
+    }
+
+    fn take_hijack(&self) -> Option<Takeover> {
+        self.hijack.lock().unwrap_or_else(PoisonError::into_inner).take()?.take()
+    }
+
+    fn head_is_out(&self) -> bool {
+        self.flushed.load(Ordering::Relaxed)
+            && self.hijack.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+struct BusyMark(Arc<Exchange>);
+
+impl Drop for BusyMark {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The routes as hyper calls them.
+struct Http {
+    service: Service,
+    exchange: Arc<Exchange>,
+    over_tcp: bool,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Http {
+    type Response = Response<UnsyncBoxBody<Bytes, warp::Error>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.exchange.busy.store(true, Ordering::Relaxed);
+        let busy = BusyMark(self.exchange.clone());
+        let observed = self.service.metrics.request(request.method());
+        let answer = match guard::check(request.headers(), self.over_tcp, &self.service.allowed_hosts) {
+            Ok(()) => Ok(warp::service(self.service.routes.clone()).call(request)),
+            Err(refusal) => Err(refusal.into_response()),
+        };
+        Box::pin(async move {
+            let mut response = match answer {
+                Ok(answer) => match answer.await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
+                Err(refused) => refused,
+            };
+            let route = response.extensions_mut().remove::<RouteName>();
+            observed.answered(route, response.status());
+            Ok(match response.extensions_mut().remove::<Hijack>() {
+                Some(hijack) => {
+                    busy.0.set_hijack(hijack);
+                    response.map(|_| NeverEnding.boxed_unsync())
+                }
+                None => response.map(BodyExt::boxed_unsync),
+            })
+        })
+    }
+}
+
+/// The body of a response behind which the connection is no longer hyper's.
+struct NeverEnding;
+
+impl Body for NeverEnding {
+    type Data = Bytes;
+    type Error = warp::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, warp::Error>>> {
+        Poll::Pending
+    }
+}

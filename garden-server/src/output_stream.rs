@@ -1,0 +1,43 @@
+//! The raw stream of one of a process's outputs.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use protocol::Output;
+
+use crate::connection::Hijacked;
+
+/// How long a client may take to take the last bytes.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Writes the output to its end. The next chunk is asked for when the one before is in the kernel, which tells the
+/// backend how far this client is. What the client sends is read and forgotten.
+pub(crate) async fn serve(hijacked: Hijacked, output: Output) {
+    let Hijacked { socket, mut shutdown, .. } = hijacked;
+    let mut chunks = output.open();
+    let passed_on = async {
+        while let Some(chunk) = chunks.next().await {
+            let written = match chunk {
+                Ok(chunk) => socket.write_all(&chunk).await,
+                Err(error) => {
+                    tracing::warn!(%error, "a process's output was cut short");
+                    return false;
+                }
+            };
+            if let Err(error) = written {
+                tracing::debug!(%error, "a reader of a process's output left");
+                return false;
+            }
+        }
+        true
+    };
+    let whole = tokio::select! {
+        biased;
+        () = shutdown.requested() => false,
+        whole = passed_on => whole,
+        () = socket.discard_input() => false,
+    };
+    if whole {
+        socket.close(CLOSE_PATIENCE).await;
+    }
+}

@@ -1,0 +1,180 @@
+//! The whole API in one match.
+
+use std::{future::Future, io, sync::Arc, sync::Mutex, task::Poll};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use hyper::{
+    StatusCode,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use protocol::{ByteStream, CreateResponse, Error, ListResponse, NetInResponse, PropertyValue, Result};
+use warp::{Reply, reply::Response};
+
+use crate::{
+    api::App,
+    connection::{Hijack, Hijacked},
+    grace::Hold,
+    output_stream, process_stream,
+    request::Request,
+    response::{self, done, json},
+    sessions::{Session, SessionKind},
+};
+
+/// Does what the request asks. `hold` keeps the container's grace clock from running as long as its streams are open.
+pub(crate) async fn perform(
+    app: &Arc<App>,
+    request: Request,
+    hold: Option<Hold>,
+    operation: &'static str,
+) -> Result<Response> {
+    let observed = app.metrics.operation(operation);
+    let done = do_it(app, request, hold).await;
+    observed.finished(done.is_ok());
+    done
+}
+
+async fn do_it(app: &Arc<App>, request: Request, hold: Option<Hold>) -> Result<Response> {
+    let backend = &app.backend;
+    match request {
+        Request::Ping => backend.ping().await.map(|()| done()),
+        Request::Capacity => json(&backend.capacity().await?),
+        Request::Create(mut spec) => {
+            let app = app.clone();
+            let handle = to_its_end(async move {
+                if spec.grace_time.is_zero() {
+                    spec.grace_time = app.config.default_grace_time;
+                }
+                let grace_time = spec.grace_time;
+                let handle = app.backend.create(*spec).await?;
+                app.grace.start(&handle, grace_time);
+                Ok(handle)
+            })
+            .await?;
+            json(&CreateResponse { handle })
+        }
+        Request::List(filter) => json(&ListResponse { handles: backend.list(&filter).await? }),
+        Request::BulkInfo(handles) => json(&backend.bulk_info(&handles).await?),
+        Request::BulkMetrics(handles) => json(&backend.bulk_metrics(&handles).await?),
+        Request::Info { handle } => json(&backend.info(&handle).await?),
+        Request::Destroy { handle } => {
+            let app = app.clone();
+            to_its_end(async move {
+                app.backend.destroy(&handle).await?;
+                app.grace.forget(&handle);
+                Ok(())
+            })
+            .await?;
+            Ok(done())
+        }
+        Request::Stop { handle, kill } => {
+            let backend = backend.clone();
+            to_its_end(async move { backend.stop(&handle, kill).await }).await?;
+            Ok(done())
+        }
+        Request::SetGraceTime { handle, grace_time } => {
+            backend.set_grace_time(&handle, grace_time).await?;
+            app.grace.start(&handle, grace_time);
+            Ok(done())
+        }
+        Request::StreamIn { handle, query, tar } => {
+            backend.stream_in(&handle, query, tar).await?;
+            Ok(done())
+        }
+        Request::StreamOut { handle, query } => {
+            stream_out(backend.stream_out(&handle, query).await?, hold).await
+        }
+        Request::BandwidthLimits { handle } => json(&backend.bandwidth_limits(&handle).await?),
+        Request::CpuLimits { handle } => json(&backend.cpu_limits(&handle).await?),
+        Request::DiskLimits { handle } => json(&backend.disk_limits(&handle).await?),
+        Request::MemoryLimits { handle } => json(&backend.memory_limits(&handle).await?),
+        Request::NetIn { handle, ports } => {
+            let made = backend.net_in(&handle, ports).await?;
+            json(&NetInResponse { host_port: made.host_port, container_port: made.container_port })
+        }
+        Request::NetOut { handle, rules } => backend.net_out(&handle, rules).await.map(|()| done()),
+        Request::Run { handle, spec } => {
+            let process = backend.run(&handle, *spec).await?;
+            let session = app.sessions.open(handle, process, SessionKind::Run);
+            Ok(process_answer(app, StatusCode::CREATED, session, hold))
+        }
+        Request::Attach { handle, process_id } => {
+            let process = backend.attach(&handle, &process_id).await?;
+            let session = app.sessions.open(handle, process, SessionKind::Attach);
+            Ok(process_answer(app, StatusCode::OK, session, hold))
+        }
+        Request::Output { handle, process_id, stream_id, which } => {
+            let output = app.sessions.output(&handle, &process_id, &stream_id, which)?;
+            let open = app.metrics.open_stream("output");
+            let hijack = Hijack::new(move |hijacked: Hijacked| async move {
+                let _held = (hold, open);
+                output_stream::serve(hijacked, output).await;
+            });
+            Ok(response::hijacked(StatusCode::OK, false, hijack))
+        }
+        Request::Properties { handle } => json(&backend.properties(&handle).await?),
+        Request::Property { handle, key } => {
+            json(&PropertyValue { value: backend.property(&handle, &key).await? })
+        }
+        Request::SetProperty { handle, key, value } => {
+            backend.set_property(&handle, &key, &value).await.map(|()| done())
+        }
+        Request::RemoveProperty { handle, key } => {
+            backend.remove_property(&handle, &key).await.map(|()| done())
+        }
+        Request::Metrics { handle } => json(&backend.metrics(&handle).await?),
+    }
+}
+
+/// Runs in a task of its own, so that a client which leaves cannot stop it half-way.
+async fn to_its_end<T: Send + 'static>(
+    operation: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(operation).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Failed { message: format!("the operation was given up: {error}") }),
+    }
+}
+
+fn process_answer(app: &App, status: StatusCode, session: Session, hold: Option<Hold>) -> Response {
+    let open = app.metrics.open_stream("process");
+    let hijack = Hijack::new(move |hijacked: Hijacked| async move {
+        let _held = (hold, open);
+        process_stream::serve(hijacked, session).await;
+    });
+    response::hijacked(status, true, hijack)
+}
+
+/// The body is written as it comes, in chunks; an error in it breaks the connection before the last chunk, so that no
+/// client takes the rest for a whole tar.
+async fn stream_out(mut tar: ByteStream, hold: Option<Hold>) -> Result<Response> {
+    // An error that is there at once can still be an HTTP error.
+    let first = tar.next().await.transpose().map_err(|error| Error::failed(&error))?;
+    let body = futures_util::stream::iter(first.map(Ok)).chain(tar);
+    let body = SyncStream { stream: Mutex::new(Box::pin(body)), _hold: hold };
+    let mut response = warp::reply::stream(body).into_response();
+    // What the reference's HTTP library finds out about a tar from its first bytes. It gives a short body a
+    // Content-Length too; every client takes chunks.
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Ok(response)
+}
+
+/// warp wants a body that can be shared between threads; the lock is never taken.
+struct SyncStream {
+    stream: Mutex<ByteStream>,
+    _hold: Option<Hold>,
+}
+
+impl Stream for SyncStream {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        match self.stream.get_mut() {
+            Ok(stream) => stream.poll_next_unpin(cx),
+            Err(poisoned) => poisoned.into_inner().poll_next_unpin(cx),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Answers, as the reference writes them.
+
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+};
+use protocol::{Error, Result, json};
+use serde::Serialize;
+use warp::reply::Response;
+
+use crate::connection::Hijack;
+
+/// A 200 with a JSON document.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<Response> {
+    Ok(document(StatusCode::OK, json::encode(value)?))
+}
+
+/// A 200 that says nothing but that it was done.
+pub(crate) fn done() -> Response {
+    document(StatusCode::OK, b"{}\n".to_vec())
+}
+
+/// An error's document.
+pub(crate) fn error(status: StatusCode, error: &Error) -> Response {
+    // Encoding five strings cannot fail.
+    document(status, json::encode(&error.to_body()).unwrap_or_default())
+}
+
+/// No such path.
+pub(crate) fn not_found() -> Response {
+    plain(StatusCode::NOT_FOUND, "404 page not found\n", HeaderMap::new())
+}
+
+/// The path is there for other methods.
+pub(crate) fn method_not_allowed(allowed: &str) -> Response {
+    let mut headers = HeaderMap::new();
+    // The methods of the table are header text.
+    headers.insert(ALLOW, HeaderValue::from_str(allowed).unwrap_or(HeaderValue::from_static("")));
+    plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n", headers)
+}
+
+/// The head behind which a process's stream begins; JSON payloads for `run` and `attach`, bytes else.
+pub(crate) fn hijacked(status: StatusCode, is_json: bool, hijack: Hijack) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = status;
+    if is_json {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    response.extensions_mut().insert(hijack);
+    response
+}
+
+fn document(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn plain(status: StatusCode, text: &'static str, mut headers: HeaderMap) -> Response {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

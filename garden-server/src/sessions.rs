@@ -1,0 +1,117 @@
+//! The processes that clients are connected to, by stream id: where `stdout` and `stderr` find their process.
+//!
+//! A session begins with `run` or `attach` and outlives their connection: its outputs can be opened, as often as one
+//! likes, until a minute after the process's exit. The session of an `attach` also ends a minute after its client has
+//! gone, so that a client which attaches over and over to one process leaves nothing behind.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use protocol::{Error, Output, Process, ProcessControl, Result};
+use tokio::{sync::watch, time::sleep};
+
+use crate::{connection::Shutdown, request::OutputKind};
+
+/// A process's end, once it is there.
+pub(crate) type Ended = watch::Receiver<Option<Result<i32>>>;
+
+/// All sessions.
+pub(crate) struct Sessions {
+    next_stream_id: AtomicU64,
+    table: Mutex<HashMap<String, Outputs>>,
+    retention: Duration,
+    shutdown: Shutdown,
+}
+
+struct Outputs {
+    handle: String,
+    process_id: String,
+    stdout: Output,
+    stderr: Output,
+}
+
+/// What the connection of a `run` or an `attach` needs of its session.
+pub(crate) struct Session {
+    pub(crate) process_id: String,
+    pub(crate) stream_id: String,
+    pub(crate) control: Arc<dyn ProcessControl>,
+    pub(crate) ended: Ended,
+}
+
+/// How a session began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionKind {
+    Run,
+    Attach,
+}
+
+impl Sessions {
+    pub(crate) fn new(retention: Duration, shutdown: Shutdown) -> Arc<Self> {
+        Arc::new(Sessions { next_stream_id: AtomicU64::new(1), table: Mutex::default(), retention, shutdown })
+    }
+
+    /// Begins a session.
+    pub(crate) fn open(self: &Arc<Self>, handle: String, process: Process, kind: SessionKind) -> Session {
+        let stream_id = self.next_stream_id.fetch_add(1, Ordering::Relaxed).to_string();
+        let Process { id: process_id, stdout, stderr, control, exit } = process;
+        let outputs = Outputs { handle, process_id: process_id.clone(), stdout, stderr };
+        self.lock().insert(stream_id.clone(), outputs);
+
+        let (ended_sender, ended) = watch::channel(None);
+        let sessions = self.clone();
+        let id = stream_id.clone();
+        tokio::spawn(async move {
+            let mut shutdown = sessions.shutdown.clone();
+            let life = async {
+                let client_gone = async {
+                    match kind {
+                        SessionKind::Attach => ended_sender.closed().await,
+                        SessionKind::Run => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    status = exit => drop(ended_sender.send(Some(status))),
+                    () = client_gone => {}
+                }
+                sleep(sessions.retention).await;
+            };
+            tokio::select! {
+                // First, so that what a backend says of processes while the server stops reaches no client.
+                biased;
+                () = shutdown.requested() => {}
+                () = life => {}
+            }
+            sessions.lock().remove(&id);
+        });
+        Session { process_id, stream_id, control, ended }
+    }
+
+    /// The output of a session of that very process of that very container.
+    pub(crate) fn output(
+        &self,
+        handle: &str,
+        process_id: &str,
+        stream_id: &str,
+        which: OutputKind,
+    ) -> Result<Output> {
+        let table = self.lock();
+        let outputs = table
+            .get(stream_id)
+            .filter(|outputs| outputs.handle == handle && outputs.process_id == process_id)
+            .ok_or_else(|| Error::process_not_found(process_id))?;
+        Ok(match which {
+            OutputKind::Stdout => outputs.stdout.clone(),
+            OutputKind::Stderr => outputs.stderr.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Outputs>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

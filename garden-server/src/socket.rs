@@ -1,0 +1,210 @@
+//! One connection's socket, of either kind, as HTTP sees it (owned, polled) and as a raw stream sees it (shared by
+//! reader and writer).
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
+    net::{TcpStream, UnixStream},
+};
+
+/// After this long without a word from a TCP peer the kernel asks whether it is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    /// Of a unix socket's listener.
+    Unix(UnixStream),
+    /// Of a TCP listener.
+    Tcp(TcpStream),
+}
+
+macro_rules! each_kind {
+    ($socket:expr, $stream:ident => $body:expr) => {
+        match $socket {
+            Socket::Unix($stream) => $body,
+            Socket::Tcp($stream) => $body,
+        }
+    };
+}
+
+impl Socket {
+    /// Whether web pages can reach this socket's listener.
+    pub(crate) fn is_tcp(&self) -> bool {
+        matches!(self, Socket::Tcp(_))
+    }
+
+    /// Sets what a long-lived stream of small messages needs. A failure costs speed, not correctness.
+    pub(crate) fn tune(&self) {
+        if let Socket::Tcp(stream) = self {
+            let keepalive =
+                socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+            let tuned = stream
+                .set_nodelay(true)
+                .and_then(|()| socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive));
+            if let Err(error) = tuned {
+                tracing::debug!(%error, "cannot set options of a connection");
+            }
+        }
+    }
+
+    async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        each_kind!(self, stream => stream.ready(interest).await)
+    }
+
+    fn try_io<T>(&self, interest: Interest, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        each_kind!(self, stream => stream.try_io(interest, operation))
+    }
+
+    /// Reads what is there, waiting for something; zero at the end.
+    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.ready(Interest::READABLE).await?;
+            match each_kind!(self, stream => stream.try_read(buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Writes all of `bytes` to the kernel.
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.ready(Interest::WRITABLE).await?;
+            match each_kind!(self, stream => stream.try_write(bytes)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Resolves when the peer can no longer receive: it closed both directions or vanished. A half-closed peer is
+    /// still there.
+    pub(crate) async fn peer_gone(&self) {
+        loop {
+            match self.ready(Interest::WRITABLE).await {
+                Ok(ready) if !ready.is_write_closed() => {
+                    // Forget that the socket is writable, so that the next wait is for a change.
+                    let _ = self.try_io(Interest::WRITABLE, || {
+                        io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
+                    });
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Reads and forgets whatever the peer sends, until it is gone.
+    pub(crate) async fn discard_input(&self) {
+        let mut buffer = [0; 4096];
+        while matches!(self.read(&mut buffer).await, Ok(read) if read > 0) {}
+        self.peer_gone().await;
+    }
+
+    /// Says that nothing more comes, and gives the peer `patience` to take what was written: closing a socket with
+    /// unread input would make the kernel throw that away.
+    pub(crate) async fn close(mut self, patience: Duration) {
+        if std::future::poll_fn(|cx| Pin::new(&mut self).poll_shutdown(cx)).await.is_err() {
+            return;
+        }
+        let mut buffer = [0; 4096];
+        let end = async { while matches!(self.read(&mut buffer).await, Ok(read) if read > 0) {} };
+        let _ = tokio::time::timeout(patience, end).await;
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each_kind!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each_kind!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each_kind!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_kind!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each_kind!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// A socket that notes when it is flushed. hyper flushes only when its own buffer is empty, so that a flush after a
+/// head was written says that the head is in the kernel.
+#[derive(Debug)]
+pub(crate) struct FlushNoting {
+    pub(crate) socket: Socket,
+    pub(crate) flushed: Arc<AtomicBool>,
+}
+
+impl AsyncRead for FlushNoting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for FlushNoting {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.flushed.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
