@@ -31,7 +31,8 @@ cat app/greeting.txt
 sleep 0.3
 echo 'half-way'
 sleep 0.3
-wc -c app/greeting.txt > app/result.txt
+cat app/greeting.txt > app/result.txt
+echo 'copied inside' >> app/result.txt
 echo 'a word on stderr' >&2
 exit 7
 ";
@@ -88,7 +89,7 @@ async fn show(client: &Client, files: &Path, real: bool) -> Outcome {
         Outcome::Ok(())
     })
     .await?;
-    note(fs::read_to_string(files.join("out/result.txt"))?.trim_end());
+    fs::read_to_string(files.join("out/result.txt"))?.lines().for_each(note);
 
     numbers(client).await?;
 
@@ -205,7 +206,8 @@ async fn numbers(client: &Client) -> Outcome {
         Address::Tcp(address) => get(TcpStream::connect(address), "/metrics")?,
     };
     step("GET /metrics", begun);
-    let wanted = ["garden_build_info", "garden_containers{", "garden_operations_total{", "garden_pool"];
+    let wanted =
+        ["garden_build_info", "garden_containers", "garden_pool_in_use", "garden_oom", "garden_dropped"];
     for line in answer.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name))) {
         note(line);
     }

@@ -49,7 +49,6 @@ fn unix(path: &str, text: &str) -> Result<Address> {
 }
 
 fn tcp(host_port: &str, text: &str) -> Result<Address> {
-    // The host goes into a request head as it is, so it must not be able to add a line to it.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '%');
     match host_port.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok() => {
@@ -87,14 +86,6 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The `Host` header: the Go client's for a unix socket, which has no name of its own.
-    pub fn host(&self) -> &str {
-        match &self.address {
-            Address::Unix(_) => "api",
-            Address::Tcp(host_port) => host_port,
-        }
-    }
-
     pub async fn connect(&self) -> Result<Socket> {
         let deadline = Instant::now() + self.connect_timeout;
         match timeout_at(deadline, self.connect_once_there_is_room()).await {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncWriteExt, WriteHalf};
 
 use crate::{
     address::{Endpoint, Socket},
-    http::{self, Call, USER_AGENT, chain},
+    http::{self, Call, HOST, USER_AGENT, chain},
     raw::{self, Reader},
 };
 
@@ -32,7 +32,7 @@ pub(crate) async fn stream_in(endpoint: &Endpoint, call: &Call<'_>, tar: ByteStr
     let (reader, mut writer) = tokio::io::split(endpoint.connect().await?);
     let mut reader = Reader::new(reader);
     let fields = "Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n";
-    let request = raw::head(endpoint, call, fields);
+    let request = raw::head(call, fields);
 
     let head = {
         let upload = upload(&mut writer, &request, tar);
@@ -90,7 +90,7 @@ pub(crate) async fn stream_out(endpoint: &Endpoint, call: &Call<'_>) -> Result<B
     let request = Request::builder()
         .method(call.route.def().method)
         .uri(call.path_and_query())
-        .header(header::HOST, endpoint.host())
+        .header(header::HOST, HOST)
         .header(header::USER_AGENT, USER_AGENT)
         .body(Empty::<Bytes>::new())
         .map_err(|error| Error::failed(&error))?;

@@ -27,6 +27,9 @@ const IDLE_MAX: usize = 8;
 /// A connection that was idle for longer is not used again: servers close theirs, and this stays below their limits.
 const IDLE_MAX_AGE: Duration = Duration::from_secs(5);
 
+/// What the Go client says to every server, so that each of them takes it; a server may refuse names that it does not
+/// know, since a browser could have been led to it by one.
+pub(crate) const HOST: &str = "api";
 pub(crate) const USER_AGENT: &str = concat!("garden-client/", env!("CARGO_PKG_VERSION"));
 
 /// One request, before it is known which connection it goes over.
@@ -65,11 +68,11 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn request(&self, endpoint: &Endpoint) -> Result<Request<Full<Bytes>>> {
+    fn request(&self) -> Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
             .method(self.route.def().method)
             .uri(self.path_and_query())
-            .header(header::HOST, endpoint.host())
+            .header(header::HOST, HOST)
             .header(header::USER_AGENT, USER_AGENT);
         if self.body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -110,12 +113,12 @@ impl Http {
     async fn exchange(&self, call: &Call<'_>) -> Result<Bytes> {
         if call.route.def().method == "GET"
             && let Some(mut sender) = self.take_idle().await
-            && let Ok(answer) = sender.send_request(call.request(&self.endpoint)?).await
+            && let Ok(answer) = sender.send_request(call.request()?).await
         {
             return self.finish(call, sender, answer).await;
         }
         let mut sender = connect(&self.endpoint, &call.context(&self.endpoint)).await?;
-        let answer = sender.send_request(call.request(&self.endpoint)?).await;
+        let answer = sender.send_request(call.request()?).await;
         let answer = answer.map_err(|error| call.context(&self.endpoint).lost(&chain(&error)))?;
         self.finish(call, sender, answer).await
     }

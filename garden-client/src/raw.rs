@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use crate::{
     address::{Endpoint, Socket},
-    http::{Call, USER_AGENT},
+    http::{Call, HOST, USER_AGENT},
 };
 
 const HEAD_MAX_BYTES: usize = 16 << 10;
@@ -31,7 +31,7 @@ pub(crate) async fn hijack(endpoint: &Endpoint, call: &Call<'_>) -> Result<(Read
         None => String::new(),
     };
     // One write: nothing that the server does can come between head and body.
-    let request = [head(endpoint, call, &fields).as_bytes(), body].concat();
+    let request = [head(call, &fields).as_bytes(), body].concat();
     let head = match write(&mut writer, &request).await {
         Ok(()) => reader.head().await,
         // A server may answer with an error before it has read everything.
@@ -46,9 +46,9 @@ pub(crate) async fn hijack(endpoint: &Endpoint, call: &Call<'_>) -> Result<(Read
 }
 
 /// A request's head with these further fields.
-pub(crate) fn head(endpoint: &Endpoint, call: &Call<'_>, fields: &str) -> String {
-    let (method, path, host) = (call.route.def().method, call.path_and_query(), endpoint.host());
-    format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n{fields}\r\n")
+pub(crate) fn head(call: &Call<'_>, fields: &str) -> String {
+    let (method, path) = (call.route.def().method, call.path_and_query());
+    format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: {USER_AGENT}\r\n{fields}\r\n")
 }
 
 pub(crate) async fn write(writer: &mut WriteHalf<Socket>, bytes: &[u8]) -> io::Result<()> {
