@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tower_service::Service as _;
 
 use crate::{
-    guard,
+    guard::Guard,
     metrics::{Metrics, RouteName},
     socket::{FlushNoting, Socket},
 };
@@ -82,7 +82,8 @@ pub(crate) type Routes = warp::filters::BoxedFilter<(warp::reply::Response,)>;
 pub(crate) struct Service {
     pub(crate) routes: Routes,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) allowed_hosts: Arc<[String]>,
+    /// None: nothing on this listener changes anything, so that whoever may connect may ask.
+    pub(crate) guard: Option<Guard>,
     pub(crate) read_header_timeout: Duration,
 }
 
@@ -181,7 +182,8 @@ impl hyper::service::Service<Request<Incoming>> for Http {
         self.exchange.busy.store(true, Ordering::Relaxed);
         let busy = BusyMark(self.exchange.clone());
         let observed = self.service.metrics.request(request.method());
-        let answer = match guard::check(request.headers(), self.over_tcp, &self.service.allowed_hosts) {
+        let check = |guard: &Guard| guard.check(request.headers(), self.over_tcp);
+        let answer = match self.service.guard.as_ref().map_or(Ok(()), check) {
             Ok(()) => Ok(warp::service(self.service.routes.clone()).call(request)),
             Err(refusal) => Err(refusal.into_response()),
         };

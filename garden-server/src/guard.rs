@@ -12,7 +12,7 @@
 //!   `api` (what the Go client says on every socket), or a name that the operator allowed. A request without `Host`
 //!   is from no browser. On a unix socket any `Host` will do.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use hyper::{
     HeaderMap, StatusCode,
@@ -33,29 +33,37 @@ impl Refusal {
     }
 }
 
-/// Refuses a request that a browser sent for another site.
-pub(crate) fn check(headers: &HeaderMap, over_tcp: bool, allowed_hosts: &[String]) -> Result<(), Refusal> {
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("(not text)"));
-    let host = text(HOST);
-    if over_tcp
-        && let Some(host) = host
-        && !is_known(host, allowed_hosts)
-    {
-        return Err(Refusal(format!(
-            "Host: {host:?} is not a name of this server: call it by its address, or start it with \
-             --allowed-host {}",
-            name_of(host)
-        )));
-    }
-    if let Some(origin) = text(ORIGIN) {
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        if authority.is_none() || authority != host {
-            return Err(Refusal(format!("Origin: {origin:?} is another site")));
+/// The rules of one listener.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    pub(crate) allowed_hosts: Arc<[String]>,
+}
+
+impl Guard {
+    /// Refuses a request that a browser sent for another site.
+    pub(crate) fn check(&self, headers: &HeaderMap, over_tcp: bool) -> Result<(), Refusal> {
+        let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("(not text)"));
+        let host = text(HOST);
+        if over_tcp
+            && let Some(host) = host
+            && !is_known(host, &self.allowed_hosts)
+        {
+            return Err(Refusal(format!(
+                "Host: {host:?} is not a name of this server: call it by its address, or start it with \
+                 --allowed-host {}",
+                name_of(host)
+            )));
         }
-    }
-    match text(SEC_FETCH_SITE) {
-        None | Some("same-origin" | "none") => Ok(()),
-        Some(site) => Err(Refusal(format!("Sec-Fetch-Site: {site:?}: sent for another site"))),
+        if let Some(origin) = text(ORIGIN) {
+            let authority = origin.split_once("://").map(|(_, authority)| authority);
+            if authority.is_none() || authority != host {
+                return Err(Refusal(format!("Origin: {origin:?} is another site")));
+            }
+        }
+        match text(SEC_FETCH_SITE) {
+            None | Some("same-origin" | "none") => Ok(()),
+            Some(site) => Err(Refusal(format!("Sec-Fetch-Site: {site:?}: sent for another site"))),
+        }
     }
 }
 
@@ -86,7 +94,8 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
-        check(&map, over_tcp, &["garden.example".to_owned()]).is_ok()
+        let guard = Guard { allowed_hosts: ["garden.example".to_owned()].into() };
+        guard.check(&map, over_tcp).is_ok()
     }
 
     #[test]

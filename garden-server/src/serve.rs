@@ -12,6 +12,7 @@ use crate::{
     connection::{self, Service, Shutdown},
     debug,
     grace::GraceClock,
+    guard::Guard,
     listener::{Acceptor, Listener, Serves},
     metrics::Metrics,
     sessions::Sessions,
@@ -55,15 +56,17 @@ pub async fn serve(
         config,
     });
 
+    let guard = Guard { allowed_hosts: app.config.allowed_hosts.clone().into() };
     let mut accepting = JoinSet::new();
     for listener in listeners {
+        let (routes, guard) = match listener.serves {
+            Serves::Api => (api::routes(app.clone()), Some(guard.clone())),
+            Serves::Debug => (debug::routes(&app), None),
+        };
         let service = Service {
-            routes: match listener.serves {
-                Serves::Api => api::routes(app.clone()),
-                Serves::Debug => debug::routes(&app),
-            },
+            routes,
+            guard,
             metrics: metrics.clone(),
-            allowed_hosts: app.config.allowed_hosts.clone().into(),
             read_header_timeout: app.config.read_header_timeout,
         };
         accepting.spawn(accept(listener, service, stopping.clone()));

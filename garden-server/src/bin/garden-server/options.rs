@@ -1,0 +1,263 @@
+//! The options, by the names that gdn gives them.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::duration;
+
+/// A container server: containers over HTTP, on a unix socket and, if asked, on TCP.
+///
+/// Every option is also a key of the configuration file and an environment variable; the command line wins over the
+/// environment, which wins over the file.
+#[derive(Debug, Parser)]
+#[command(name = "garden-server", version, args_override_self = true, max_term_width = 100)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) action: Option<Action>,
+
+    /// A TOML file with options by their long names.
+    #[arg(long, value_name = "FILE", env = "GARDEN_CONFIG", global = true)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// What makes the containers; auto: linux where the host allows it, else fake (in memory, runs nothing).
+    #[arg(long, value_enum, default_value = "auto", env = "GARDEN_BACKEND", global = true)]
+    pub(crate) backend: BackendName,
+
+    /// The unix socket [default: /run/garden/garden.sock, else garden.sock in the user's runtime directory].
+    #[arg(long, value_name = "PATH", env = "GARDEN_BIND_SOCKET", global = true, help_heading = "Server")]
+    pub(crate) bind_socket: Option<PathBuf>,
+    /// The unix socket's mode, octal: who may write to it is root on this host.
+    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = octal_mode, env = "GARDEN_SOCKET_MODE",
+          global = true, help_heading = "Server")]
+    pub(crate) socket_mode: u32,
+    /// The unix socket's group: a number, or a name from /etc/group.
+    #[arg(long, value_name = "GROUP", env = "GARDEN_SOCKET_GROUP", global = true, help_heading = "Server")]
+    pub(crate) socket_group: Option<String>,
+    /// Listen on TCP at this address too.
+    #[arg(long, value_name = "IP", env = "GARDEN_BIND_IP", global = true, help_heading = "Server")]
+    pub(crate) bind_ip: Option<IpAddr>,
+    /// The TCP port of --bind-ip; 0: any free one.
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 7777,
+        env = "GARDEN_BIND_PORT",
+        global = true,
+        help_heading = "Server"
+    )]
+    pub(crate) bind_port: u16,
+    /// Listen on a TCP address that is not loopback, without TLS: everybody who reaches it is root on this host.
+    #[arg(long, env = "GARDEN_INSECURE_TCP", global = true, help_heading = "Server")]
+    pub(crate) insecure_tcp: bool,
+    /// A name by which clients may call this server over TCP, besides addresses and localhost (repeatable).
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "GARDEN_ALLOWED_HOST",
+        global = true,
+        help_heading = "Server"
+    )]
+    pub(crate) allowed_host: Vec<String>,
+    /// Serve /metrics and /debug/vars at this address [default: off].
+    #[arg(long, value_name = "IP", env = "GARDEN_DEBUG_BIND_IP", global = true, help_heading = "Server")]
+    pub(crate) debug_bind_ip: Option<IpAddr>,
+    /// The port of --debug-bind-ip.
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 17013,
+        env = "GARDEN_DEBUG_BIND_PORT",
+        global = true,
+        help_heading = "Server"
+    )]
+    pub(crate) debug_bind_port: u16,
+    /// How long a connection may be idle, or take to send a request's head.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration::parse,
+          env = "GARDEN_READ_HEADER_TIMEOUT", global = true, help_heading = "Server")]
+    pub(crate) read_header_timeout: Duration,
+    /// Two letters or digits that set this server apart from others on the host.
+    #[arg(long, value_name = "TAG", default_value = "", value_parser = tag, env = "GARDEN_TAG", global = true,
+          help_heading = "Server", hide_default_value = true)]
+    pub(crate) tag: String,
+    /// How much to log.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "info",
+        env = "GARDEN_LOG_LEVEL",
+        global = true,
+        help_heading = "Server"
+    )]
+    pub(crate) log_level: LogLevel,
+    /// How to log.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        env = "GARDEN_LOG_FORMAT",
+        global = true,
+        help_heading = "Server"
+    )]
+    pub(crate) log_format: LogFormat,
+
+    /// Records and sockets of the containers, on a file system that a reboot clears.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/garden/depot",
+        env = "GARDEN_DEPOT",
+        global = true,
+        help_heading = "Lifecycle"
+    )]
+    pub(crate) depot: PathBuf,
+    /// Root filesystem of containers that name none, as a URI [default: one packed from the host's busybox].
+    #[arg(
+        long,
+        value_name = "URI",
+        default_value = "",
+        env = "GARDEN_DEFAULT_ROOTFS",
+        global = true,
+        help_heading = "Lifecycle",
+        hide_default_value = true
+    )]
+    pub(crate) default_rootfs: String,
+    /// How long a container may live that nobody refers to, where its spec does not say; 0: for ever.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration::parse,
+          env = "GARDEN_DEFAULT_GRACE_TIME", global = true, help_heading = "Lifecycle")]
+    pub(crate) default_grace_time: Duration,
+    /// Destroy what an earlier server left instead of going on with it.
+    #[arg(long, env = "GARDEN_DESTROY_CONTAINERS_ON_STARTUP", global = true, help_heading = "Lifecycle")]
+    pub(crate) destroy_containers_on_startup: bool,
+    /// Refuse privileged containers.
+    #[arg(long, env = "GARDEN_DISABLE_PRIVILEGED_CONTAINERS", global = true, help_heading = "Lifecycle")]
+    pub(crate) disable_privileged_containers: bool,
+    /// Containers at most; 0: as many as the address pool bears.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        env = "GARDEN_MAX_CONTAINERS",
+        global = true,
+        help_heading = "Lifecycle"
+    )]
+    pub(crate) max_containers: u64,
+
+    /// Layers, write layers, volumes and their records.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/var/lib/garden",
+        env = "GARDEN_STORE",
+        global = true,
+        help_heading = "Image"
+    )]
+    pub(crate) store: PathBuf,
+
+    /// Where the containers' /30 subnets come from.
+    #[arg(
+        long,
+        value_name = "CIDR",
+        default_value = "10.254.0.0/22",
+        env = "GARDEN_NETWORK_POOL",
+        global = true,
+        help_heading = "Network"
+    )]
+    pub(crate) network_pool: String,
+    /// Containers may reach the host.
+    #[arg(long, env = "GARDEN_ALLOW_HOST_ACCESS", global = true, help_heading = "Network")]
+    pub(crate) allow_host_access: bool,
+    /// The host's address as others see it [default: the one that its default route leaves from].
+    #[arg(long, value_name = "IP", env = "GARDEN_EXTERNAL_IP", global = true, help_heading = "Network")]
+    pub(crate) external_ip: Option<IpAddr>,
+    /// First host port that may be given out.
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 61001,
+        env = "GARDEN_PORT_POOL_START",
+        global = true,
+        help_heading = "Network"
+    )]
+    pub(crate) port_pool_start: u16,
+    /// How many host ports may be given out.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4534,
+        env = "GARDEN_PORT_POOL_SIZE",
+        global = true,
+        help_heading = "Network"
+    )]
+    pub(crate) port_pool_size: u16,
+    /// MTU of the containers' links [default: that of the egress interface, 1500 at most].
+    #[arg(long, value_name = "BYTES", env = "GARDEN_MTU", global = true, help_heading = "Network")]
+    pub(crate) mtu: Option<u32>,
+
+    /// For tests of recovery.
+    #[arg(long, value_name = "N", hide = true, global = true)]
+    pub(crate) die_at_record_write: Option<u64>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(crate) enum Action {
+    /// Is this host ready?
+    Check,
+    /// Remove every container and everything else of this server's from the host.
+    Cleanup,
+    /// Print the options in force, as a configuration file.
+    Config,
+}
+
+/// What makes the containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub(crate) enum BackendName {
+    Linux,
+    Fake,
+    Auto,
+}
+
+/// How much to log; `fatal` is gdn's name for less than errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Fatal,
+}
+
+impl LogLevel {
+    pub(crate) fn to_tracing(self) -> tracing::Level {
+        match self {
+            LogLevel::Trace => tracing::Level::TRACE,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Error | LogLevel::Fatal => tracing::Level::ERROR,
+        }
+    }
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+fn octal_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text.trim_start_matches("0o"), 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("a mode is octal, 0777 at most, such as 0660".to_owned()),
+    }
+}
+
+fn tag(text: &str) -> Result<String, String> {
+    let is_tag = text.is_empty() || text.len() <= 2 && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    if is_tag { Ok(text.to_owned()) } else { Err("a tag is one or two ASCII letters or digits".to_owned()) }
+}
