@@ -24,6 +24,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   demo     the main job on a real kernel: a container's whole life, step by step
+           (demo --fake, or without root: the same in memory)
   test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, nothing left behind
   vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
   bench    create, run, destroy beside the bare system calls, crun and runc (pass -h for its options)
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
     let command = arguments.next().unwrap_or_else(|| "help".to_owned());
     let rest: Vec<String> = arguments.collect();
     let outcome = match (command.as_str(), rest.as_slice()) {
-        ("demo", []) => demo::demo(),
+        ("demo", []) => demo::demo(shell::is_root()),
+        ("demo", [flag]) if flag == "--fake" => demo::demo(false),
         ("test", []) => test::test(),
         ("vm", _) => vm::vm(&rest),
         ("bench", _) => bench::bench(&rest),

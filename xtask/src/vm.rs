@@ -53,11 +53,17 @@ fn lay_out() -> Result<PathBuf, String> {
     }
     let tests = stage.join("tests");
     fs::create_dir_all(&tests).map_err(|e| format!("cannot make {}: {e}", tests.display()))?;
-    for name in ["garden-server", "garden-init", "garden"] {
-        strip(&build::binary(Profile::Debug, name)?, &stage.join(name))?;
-    }
     for (name, file) in test_programs()? {
         strip(&file, &tests.join(name))?;
+    }
+    // cargo has built the examples along with the tests.
+    for (name, built) in [
+        ("garden-server", "garden-server"),
+        ("garden-init", "garden-init"),
+        ("garden", "garden"),
+        ("demo", "examples/demo"),
+    ] {
+        strip(&build::binary(Profile::Debug, built)?, &stage.join(name))?;
     }
     let inside = stage.join("inside");
     fs::copy(shell::root().join("tests/vm/inside"), &inside)
