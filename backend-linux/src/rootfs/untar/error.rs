@@ -1,0 +1,41 @@
+use std::io;
+
+/// Why an archive was not unpacked, or not wholly. Entries are named as in the archive.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("this is not a tar archive")]
+    NotTar,
+    #[error("the archive is cut short")]
+    CutShort,
+    #[error("the archive is damaged: {0}")]
+    Damaged(&'static str),
+    #[error("cannot read the archive")]
+    Input(#[source] io::Error),
+    #[error("the archive's entry {entry:?} {problem}")]
+    Name { entry: String, problem: &'static str },
+    #[error("the archive's entry {entry:?} leads through a symbolic link or outside of the directory")]
+    Outside { entry: String },
+    #[error("the archive's entry {entry:?} has the type {kind:?}, which is not supported")]
+    UnknownType { entry: String, kind: char },
+    #[error("cannot {doing} {entry:?}")]
+    Write { doing: &'static str, entry: String, source: io::Error },
+}
+
+impl Error {
+    pub(super) fn input(source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof => Error::CutShort,
+            _ => Error::Input(source),
+        }
+    }
+
+    pub(super) fn write(doing: &'static str, entry: &[u8], source: impl Into<io::Error>) -> Self {
+        Error::Write { doing, entry: lossy(entry), source: source.into() }
+    }
+}
+
+/// For messages.
+pub(super) fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

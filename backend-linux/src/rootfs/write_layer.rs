@@ -1,0 +1,86 @@
+//! The write layers: what one container wrote, gone with it.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::unix::fs::{DirBuilderExt, chown},
+    path::{Path, PathBuf},
+};
+
+use super::{Error, Result, Store, Usage, name, usage};
+
+/// The directories of one container's write layer. `work` is the overlay's own; both are on one file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteLayer {
+    /// The overlay's upper directory; its owner and mode are those of the container's `/`.
+    pub upper: PathBuf,
+    /// The overlay's work directory.
+    pub work: PathBuf,
+}
+
+impl Store {
+    /// Makes an empty write layer for the container `id`, its root owned by `owner` (uid, gid); all or nothing.
+    pub fn create_write_layer(&self, id: &str, owner: (u32, u32)) -> Result<WriteLayer> {
+        let store_error = |path: &Path, source| Error::Store { doing: "create", path: path.into(), source };
+        let directory = self.write_layer_directory(id);
+        match fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::WriteLayerExists { id: id.into() });
+            }
+            result => result.map_err(|source| store_error(&directory, source))?,
+        }
+        let layer = self.write_layer_paths(id);
+        let made = make(&layer, owner).map_err(|source| store_error(&directory, source));
+        if made.is_err() {
+            // What failed is the error to tell; what is left is found by the sweep.
+            let _ = self.discard(&directory);
+        }
+        made.map(|()| layer)
+    }
+
+    /// Where the write layer of the container `id` is or would be. Touches nothing.
+    pub fn write_layer_paths(&self, id: &str) -> WriteLayer {
+        let directory = self.write_layer_directory(id);
+        WriteLayer { upper: directory.join("upper"), work: directory.join("work") }
+    }
+
+    /// Takes the write layer of the container `id` away, by a rename into the trash; none there is no error.
+    pub fn discard_write_layer(&self, id: &str) -> Result<()> {
+        self.discard(&self.write_layer_directory(id))
+    }
+
+    /// Takes away every write layer whose container is not among `owned`; gives how many. For the start of the
+    /// server, before anything is created.
+    pub fn sweep<'a>(&self, owned: impl IntoIterator<Item = &'a str>) -> Result<usize> {
+        let owned: HashSet<String> = owned.into_iter().map(name::directory).collect();
+        let directory = self.write_layers();
+        let entries = fs::read_dir(&directory).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let entries =
+            entries.map_err(|source| Error::Store { doing: "read", path: directory.clone(), source })?;
+        let mut swept = 0;
+        for entry in entries {
+            if entry.file_name().to_str().is_none_or(|name| !owned.contains(name)) {
+                self.discard(&entry.path())?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// What the container `id` has written. Walks the tree: for a background scan, never for a request.
+    pub fn usage(&self, id: &str) -> Result<Usage> {
+        usage(&self.write_layer_paths(id).upper)
+    }
+
+    fn write_layer_directory(&self, id: &str) -> PathBuf {
+        self.write_layers().join(name::directory(id))
+    }
+}
+
+fn make(layer: &WriteLayer, (uid, gid): (u32, u32)) -> io::Result<()> {
+    fs::create_dir(&layer.upper)?;
+    chown(&layer.upper, Some(uid), Some(gid))?;
+    // After the owner, and not by the process's umask.
+    fs::set_permissions(&layer.upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::DirBuilder::new().mode(0o700).create(&layer.work)
+}
