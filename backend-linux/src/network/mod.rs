@@ -1,1 +1,373 @@
-//! Placeholder.
+//! The containers' network: a /30 and a veth pair for each, ports mapped from the host, isolation by firewall.
+//!
+//! A create first [plans](Network::plan) in memory and writes the [`Assignment`] to the container's record; only then
+//! it [attaches](Network::attach) the container, so that every link and firewall element has a record that owns it. A
+//! destroy [releases](Network::release), any number of times. A starting server [adopts](Network::adopt) each record
+//! and then [sweeps](Network::sweep) away what no record owns.
+
+mod egress;
+mod error;
+mod firewall;
+mod forwarding;
+mod kernel;
+mod lease;
+mod link;
+mod netlink;
+mod pool;
+mod reaper;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
+
+use futures_util::StreamExt;
+use protocol::NetIn;
+use rtnetlink::MulticastGroup;
+use rustix::io::Errno;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+pub use error::Error;
+pub use lease::{Assignment, Lease};
+pub use pool::{Error as PoolError, Subnet};
+
+use crate::NetworkConfig;
+use firewall::Policy;
+use kernel::{Kernel, Worker};
+use lease::{Ledger, LinkNames};
+use netlink::Socket;
+use pool::{PortPool, SubnetPool};
+use reaper::Reaper;
+
+/// The largest MTU that is chosen by itself; a host with larger frames may have peers without.
+const MTU_MAX: u32 = 1500;
+/// The smallest MTU with which a link can have IPv6, and so IPv6 settings.
+const IPV6_MTU_MIN: u32 = 1280;
+/// How many link indexes are tried. One in use is another server's, one of a billion.
+const INDEX_ATTEMPTS: usize = 4;
+
+/// The network of one server's containers.
+#[derive(Debug)]
+pub struct Network {
+    ledger: Ledger,
+    worker: Worker,
+    names: Arc<LinkNames>,
+    prefix: String,
+    mtu: u32,
+    external_ip: IpAddr,
+    ipv6: bool,
+    released: mpsc::UnboundedSender<Assignment>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// How much of the pools is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Subnets of the pool.
+    pub subnets: u32,
+    /// Subnets that containers have, be they of the pool or not.
+    pub subnets_in_use: usize,
+    /// Subnets of removed containers whose links the kernel has not removed yet.
+    pub subnets_quarantined: usize,
+    /// Host ports of the pool.
+    pub ports: u32,
+    /// Host ports of the pool that containers have.
+    pub ports_in_use: usize,
+}
+
+impl Network {
+    /// Sets up what all containers share: the fixed chains of the firewall, and forwarding (`state_dir` is where it is
+    /// noted that forwarding was off). What an earlier server left stays in effect until [`sweep`](Network::sweep).
+    pub async fn start(config: &NetworkConfig, tag: &str, state_dir: &Path) -> Result<Network, Error> {
+        check_tag(tag)?;
+        let subnets = SubnetPool::new(config.pool)?;
+        let ports = PortPool::new(config.port_pool_start, config.port_pool_size)?;
+        let system = |what| move |source| Error::System { what, source };
+
+        let (connection, handle, announcements) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(system("open rtnetlink"))?;
+        let connection = tokio::spawn(connection);
+        let egress = egress::discover(&handle).await.map_err(|source| Error::Egress { source })?;
+        let egress_ip = egress.map_or(Ipv4Addr::LOCALHOST, |egress| egress.address);
+        let egress_mtu = egress.map_or(MTU_MAX, |egress| egress.mtu.min(MTU_MAX));
+
+        let prefix = lease::prefix(tag);
+        let policy = Policy {
+            pool: config.pool,
+            allow_host_access: config.allow_host_access,
+            link_prefix: prefix.clone(),
+        };
+        let worker = Worker::new(Kernel::open(tag)?);
+        let state_dir = state_dir.to_owned();
+        worker
+            .run(move |kernel| {
+                let install = kernel.firewall.install(&policy);
+                install.map_err(|source| Error::Firewall { what: "fixed chains".to_owned(), source })?;
+                forwarding::turn_on(&state_dir).map_err(system("turn on net.ipv4.ip_forward"))
+            })
+            .await?;
+
+        let ledger = Ledger::new(subnets, ports);
+        let (released, releases) = mpsc::unbounded_channel();
+        let reaper = Reaper::new(ledger.clone(), worker.clone(), prefix.clone());
+        let reaper = tokio::spawn(reaper.run(releases, announcements.map(|(message, _)| message)));
+        let mtu = config.mtu.unwrap_or(egress_mtu);
+        Ok(Network {
+            ledger,
+            worker,
+            names: Arc::new(LinkNames::new(tag)),
+            prefix,
+            mtu,
+            external_ip: config.external_ip.unwrap_or(IpAddr::V4(egress_ip)),
+            ipv6: mtu >= IPV6_MTU_MIN && Path::new("/proc/sys/net/ipv6").exists(),
+            released,
+            tasks: vec![connection, reaper],
+        })
+    }
+
+    /// Chooses a container's place on the network: `requested` names a subnet or an address, or is empty. Memory only.
+    pub fn plan(&self, requested: &str) -> Result<Lease, Error> {
+        let host_link = self.names.next_name();
+        let mut pools = self.ledger.lock();
+        let subnet = pools.subnets.take(requested, &host_link)?;
+        pools.planned.insert(host_link.clone());
+        drop(pools);
+        let assignment = Assignment {
+            subnet,
+            host_ip: subnet.host_address(),
+            container_ip: subnet.container_address(),
+            host_link,
+            mtu: self.mtu,
+        };
+        Ok(Lease { assignment, ledger: self.ledger.clone() })
+    }
+
+    /// Takes what a record says that a container has. Memory only; [`sweep`](Network::sweep) puts the firewall right.
+    pub fn adopt(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<Lease, Error> {
+        let owner = &assignment.host_link;
+        let mut pools = self.ledger.lock();
+        pools.subnets.take_exactly(assignment.subnet, owner)?;
+        if let Err(error) = pools.ports.adopt(ports, owner) {
+            pools.subnets.give_back(assignment.subnet, owner);
+            return Err(error.into());
+        }
+        drop(pools);
+        Ok(Lease { assignment: assignment.clone(), ledger: self.ledger.clone() })
+    }
+
+    /// Chooses host ports for a container, all or none, and fills in what `wanted` leaves open. Memory only.
+    pub fn reserve_ports(&self, assignment: &Assignment, wanted: &[NetIn]) -> Result<Vec<NetIn>, Error> {
+        Ok(self.ledger.lock().ports.take(wanted, &assignment.host_link)?)
+    }
+
+    /// Gives back ports that were reserved and not opened. Memory only.
+    pub fn unreserve_ports(&self, assignment: &Assignment, ports: &[NetIn]) {
+        self.ledger.lock().ports.give_back(ports, &assignment.host_link);
+    }
+
+    /// Puts a container on the network. `netns` is its network namespace, `socket` an rtnetlink socket that was opened
+    /// in there: a thread of the server cannot enter it. After an error, [`release`](Network::release).
+    pub async fn attach(
+        &self,
+        assignment: &Assignment,
+        netns: BorrowedFd<'_>,
+        socket: OwnedFd,
+    ) -> Result<(), Error> {
+        let netns = netns
+            .try_clone_to_owned()
+            .map_err(|source| Error::System { what: "duplicate network namespace descriptor", source })?;
+        self.ledger.lock().planned.remove(&assignment.host_link);
+        let (names, ipv6) = (Arc::clone(&self.names), self.ipv6);
+        let on_host = assignment.clone();
+        let inside = assignment.clone();
+        self.worker
+            .run_then(
+                move |kernel| attach_on_host(kernel, &on_host, &names, netns.as_fd(), ipv6),
+                move |index| {
+                    let mut socket = Socket::from(socket);
+                    link::configure_container_end(&mut socket, &inside, index, ipv6)
+                        .map_err(|source| Error::Link { link: inside.host_link, source })
+                },
+            )
+            .await
+    }
+
+    /// Maps reserved ports to a container. Once more does no harm.
+    pub async fn open_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
+        let (assignment, ports) = (assignment.clone(), ports.to_vec());
+        self.ledger.lock().planned.remove(&assignment.host_link);
+        self.worker
+            .run(move |kernel| {
+                kernel.firewall.publish(&assignment, &ports).map_err(firewall_error(&assignment))
+            })
+            .await
+    }
+
+    /// Closes mapped ports and frees them. Once more does no harm.
+    pub async fn close_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
+        let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
+        self.worker
+            .run(move |kernel| {
+                let ports = not_others(&ledger, &assignment, ports);
+                kernel.firewall.unpublish(&assignment, &ports).map_err(firewall_error(&assignment))?;
+                ledger.lock().ports.give_back(&ports, &assignment.host_link);
+                Ok(())
+            })
+            .await
+    }
+
+    /// Takes a container off the network, with every port that it has, known to `ports` or not. Its link is left to go
+    /// with its namespace, and its subnet is free when it has gone. Once more does no harm; after an error all is still
+    /// the container's.
+    pub async fn release(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
+        let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
+        let released = self.released.clone();
+        self.worker
+            .run(move |kernel| {
+                let owner = &assignment.host_link;
+                let ports = not_others(&ledger, &assignment, ports);
+                kernel.firewall.expel(&assignment, &ports).map_err(firewall_error(&assignment))?;
+                let mut pools = ledger.lock();
+                pools.ports.give_back_all(owner);
+                if pools.planned.remove(owner) {
+                    // Nothing was made that the subnet would have to wait for.
+                    pools.subnets.give_back(assignment.subnet, owner);
+                } else if pools.subnets.quarantine(assignment.subnet, owner) {
+                    // The receiver goes with the server, and then its memory is of no more use.
+                    let _ = released.send(assignment.clone());
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Makes the kernel agree with the records, once, after all of them were adopted and before anything else: links
+    /// of ours that no container of `owned` has are deleted, and the firewall has their elements and no others. Returns
+    /// the names of the deleted links.
+    pub async fn sweep(&self, owned: Vec<(Assignment, Vec<NetIn>)>) -> Result<Vec<String>, Error> {
+        let prefix = self.prefix.clone();
+        self.worker
+            .run(move |kernel| {
+                let elements = kernel.firewall.replace_all(&owned);
+                elements.map_err(|source| Error::Firewall {
+                    what: "containers of the records".to_owned(),
+                    source,
+                })?;
+                let kept: HashSet<&str> =
+                    owned.iter().map(|(assignment, _)| assignment.host_link.as_str()).collect();
+                delete_links(kernel, &prefix, |name| !kept.contains(name))
+            })
+            .await
+    }
+
+    /// Removes all that a server of this tag ever set up: links, firewall tables, forwarding. Once more does no harm.
+    pub async fn cleanup(tag: &str, state_dir: &Path) -> Result<(), Error> {
+        check_tag(tag)?;
+        let (prefix, state_dir) = (lease::prefix(tag), state_dir.to_owned());
+        Worker::new(Kernel::open(tag)?)
+            .run(move |kernel| {
+                delete_links(kernel, &prefix, |_| true)?;
+                let tables = |source| Error::Firewall { what: "clean-up".to_owned(), source };
+                kernel.firewall.uninstall().map_err(tables)?;
+                let needed_by_others = kernel.firewall.has_siblings().map_err(tables)?;
+                forwarding::restore(&state_dir, needed_by_others)
+                    .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })
+            })
+            .await
+    }
+
+    /// How many containers the pool bears.
+    pub fn capacity(&self) -> u32 {
+        self.ledger.lock().subnets.capacity()
+    }
+
+    /// How much of the pools is taken.
+    pub fn usage(&self) -> Usage {
+        let pools = self.ledger.lock();
+        Usage {
+            subnets: pools.subnets.capacity(),
+            subnets_in_use: pools.subnets.in_use(),
+            subnets_quarantined: pools.subnets.quarantined(),
+            ports: pools.ports.capacity(),
+            ports_in_use: pools.ports.in_use(),
+        }
+    }
+
+    /// The host's address as others see it; 127.0.0.1 where it has none and none was set.
+    pub fn external_ip(&self) -> IpAddr {
+        self.external_ip
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// The firewall first: a link that is up lets packets through. Returns the link's index, the same on both ends.
+fn attach_on_host(
+    kernel: &mut Kernel,
+    assignment: &Assignment,
+    names: &LinkNames,
+    netns: BorrowedFd<'_>,
+    ipv6: bool,
+) -> Result<u32, Error> {
+    kernel.firewall.admit(assignment).map_err(firewall_error(assignment))?;
+    let links = &mut kernel.links;
+    let link_error = |source| Error::Link { link: assignment.host_link.clone(), source };
+    let mut index = names.next_index();
+    for _ in 1..INDEX_ATTEMPTS {
+        match link::create_pair(links, assignment, index, netns) {
+            Err(error) if error.errno() == Some(Errno::BUSY) => index = names.next_index(),
+            Err(error) => return Err(link_error(error)),
+            Ok(()) => {
+                link::configure_host_end(links, assignment, index, ipv6).map_err(link_error)?;
+                return Ok(index);
+            }
+        }
+    }
+    link::create_pair(links, assignment, index, netns).map_err(link_error)?;
+    link::configure_host_end(links, assignment, index, ipv6).map_err(link_error)?;
+    Ok(index)
+}
+
+/// Those of the ports that no other container has: of two releases of one container, the later may find that another
+/// has its ports by now.
+fn not_others(ledger: &Ledger, assignment: &Assignment, mut ports: Vec<NetIn>) -> Vec<NetIn> {
+    let pools = ledger.lock();
+    ports.retain(|port| pools.ports.owner(port.host_port).is_none_or(|owner| owner == assignment.host_link));
+    ports
+}
+
+fn delete_links(
+    kernel: &mut Kernel,
+    prefix: &str,
+    unwanted: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, Error> {
+    let error = |source| Error::Netlink { what: "remove links that no container owns", source };
+    let mut links = link::list(&mut kernel.links, prefix).map_err(error)?;
+    links.retain(|link| unwanted(&link.name));
+    link::delete(&mut kernel.links, &links).map_err(error)?;
+    Ok(links.into_iter().map(|link| link.name).collect())
+}
+
+fn firewall_error(assignment: &Assignment) -> impl FnOnce(netlink::Error) -> Error + use<> {
+    let what = format!("link {}", assignment.host_link);
+    |source| Error::Firewall { what, source }
+}
+
+fn check_tag(tag: &str) -> Result<(), Error> {
+    if tag.len() <= 2 && tag.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        return Ok(());
+    }
+    let reason = format!("{tag:?} is more than two lower-case letters or digits");
+    Err(Error::Setting { setting: "tag", reason })
+}

@@ -1,0 +1,62 @@
+//! What can go wrong with a container's network.
+
+use std::io;
+
+use super::{netlink, pool};
+
+/// Why the network did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for cannot be had; a client's fault, or that of the server's settings.
+    #[error(transparent)]
+    Pool(#[from] pool::Error),
+    /// A setting makes no sense.
+    #[error("{setting}: {reason}")]
+    Setting {
+        /// The setting, by its name on the command line.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The kernel refused a step that makes or removes a container's link.
+    #[error("network link {link}: {source}")]
+    Link {
+        /// The host's end, as in the container's record.
+        link: String,
+        /// The step, and the kernel's reason.
+        source: netlink::Error,
+    },
+    /// The kernel refused a change of the firewall.
+    #[error("firewall, {what}: {source}")]
+    Firewall {
+        /// For which container, or what of the server's own.
+        what: String,
+        /// The step, and the kernel's reason.
+        source: netlink::Error,
+    },
+    /// The kernel could not be asked for links and routes.
+    #[error("{what}: {source}")]
+    Netlink {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        source: netlink::Error,
+    },
+    /// The way out of the host could not be found.
+    #[error("find the host's way out (give --external-ip and --mtu to do without): {source}")]
+    Egress {
+        /// The kernel's reason.
+        source: rtnetlink::Error,
+    },
+    /// Something outside of netlink failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The thread that talks to the kernel ended without an answer; the server is about to end, or has a bug.
+    #[error("the network's worker ended before its work was done")]
+    WorkerLost,
+}

@@ -1,0 +1,142 @@
+//! What a container has of the network: its assignment, which its record keeps, and the lease that holds it in memory.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    net::Ipv4Addr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::pool::{PortPool, Subnet, SubnetPool};
+
+/// Where a container is on the network; kept in its record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The /30 of the link between host and container.
+    pub subnet: Subnet,
+    /// The host's address on it, the container's gateway.
+    pub host_ip: Ipv4Addr,
+    /// The container's address.
+    pub container_ip: Ipv4Addr,
+    /// The host's end of the link; no other container ever had this name, so it stands for the owner.
+    pub host_link: String,
+    /// Of both ends.
+    pub mtu: u32,
+}
+
+/// Keeps an [`Assignment`] and its ports from others.
+///
+/// Dropped, it frees them only if no link was ever made: a container that is on the network outlives its server, and
+/// leaves the network by [`release`](super::Network::release) alone.
+pub struct Lease {
+    pub(super) assignment: Assignment,
+    pub(super) ledger: Ledger,
+}
+
+impl Lease {
+    /// What to keep in the container's record.
+    pub fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lease").field(&self.assignment).finish()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let owner = &self.assignment.host_link;
+        let mut pools = self.ledger.lock();
+        if pools.planned.remove(owner) {
+            pools.subnets.give_back(self.assignment.subnet, owner);
+            pools.ports.give_back_all(owner);
+        }
+    }
+}
+
+/// What is taken, in memory. Locked for moments only, never while something is waited for.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Mutex<Pools>>);
+
+#[derive(Debug)]
+pub struct Pools {
+    pub subnets: SubnetPool,
+    pub ports: PortPool,
+    /// Owners of leases for which nothing was done in the kernel yet.
+    pub planned: std::collections::HashSet<String>,
+}
+
+impl Ledger {
+    pub fn new(subnets: SubnetPool, ports: PortPool) -> Ledger {
+        Ledger(Arc::new(Mutex::new(Pools { subnets, ports, planned: Default::default() })))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Pools> {
+        // Every change is complete before anything that could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names and indexes for links, each used once: what the kernel still has of an old link is never taken for a new
+/// one's. They begin at random, since another server, or this one before a restart, has been counting too.
+#[derive(Debug)]
+pub struct LinkNames {
+    prefix: String,
+    next_name: AtomicU32,
+    next_index: AtomicU32,
+}
+
+impl LinkNames {
+    pub fn new(tag: &str) -> LinkNames {
+        let random = RandomState::new().hash_one(std::process::id());
+        LinkNames {
+            prefix: prefix(tag),
+            next_name: AtomicU32::new(random as u32),
+            next_index: AtomicU32::new((random >> 32) as u32),
+        }
+    }
+
+    /// At most 15 bytes, as many as the kernel takes.
+    pub fn next_name(&self) -> String {
+        format!("{}{:08x}", self.prefix, self.next_name.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Above those that the kernel gives out by itself, which begin at 1.
+    pub fn next_index(&self) -> u32 {
+        const BASE: u32 = 1 << 30;
+        BASE | (self.next_index.fetch_add(1, Ordering::Relaxed) & (BASE - 1))
+    }
+}
+
+/// The beginning of the names of a server's links. No tag's prefix is the beginning of another's.
+pub fn prefix(tag: &str) -> String {
+    format!("g{tag}-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_fit_the_kernel_carry_the_tag_and_differ() {
+        let names = LinkNames::new("ab");
+        let (first, second) = (names.next_name(), names.next_name());
+        assert!(first.starts_with("gab-") && first.len() <= 15, "{first}");
+        assert_ne!(first, second);
+        assert!(!first.starts_with(&prefix("a")) && !first.starts_with(&prefix("")));
+    }
+
+    #[test]
+    fn link_indexes_are_positive_for_the_kernel() {
+        let names = LinkNames::new("");
+        assert!((0..1000).all(|_| (1 << 30..1 << 31).contains(&names.next_index())));
+    }
+}

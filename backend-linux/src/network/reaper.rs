@@ -1,0 +1,156 @@
+//! Keeps a released subnet out of use until the kernel says that its link is gone.
+//!
+//! A container's link goes with its namespace, 25 to 60 ms after the last process, and with it the host's address and
+//! route. No request waits for that: this task listens for the kernel's announcement. A link that somebody keeps
+//! alive, or whose announcement was lost, is looked for and deleted after a second.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt};
+use rtnetlink::{
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkAttribute},
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Error,
+    kernel::Worker,
+    lease::{Assignment, Ledger},
+    link,
+};
+
+/// How long the kernel has to remove a link by itself.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Links announced as gone before their release is heard of: with each, its container's release is to come. Those of
+/// releases that never come are forgotten at this many; the search after a second makes up for it.
+const REMEMBERED: usize = 4096;
+
+/// The task's state.
+pub struct Reaper {
+    pub ledger: Ledger,
+    pub worker: Worker,
+    /// Beginning of the names of our links.
+    pub prefix: String,
+    waiting: HashMap<String, Waiting>,
+    gone: HashSet<String>,
+}
+
+struct Waiting {
+    assignment: Assignment,
+    deadline: Instant,
+}
+
+impl Reaper {
+    pub fn new(ledger: Ledger, worker: Worker, prefix: String) -> Reaper {
+        Reaper { ledger, worker, prefix, waiting: HashMap::new(), gone: HashSet::new() }
+    }
+
+    /// Runs until nobody can release anything any more.
+    pub async fn run(
+        mut self,
+        mut released: mpsc::UnboundedReceiver<Assignment>,
+        mut announcements: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    ) {
+        loop {
+            let deadline = self.waiting.values().map(|waiting| waiting.deadline).min();
+            let timeout = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                assignment = released.recv() => match assignment {
+                    Some(assignment) => self.wait_for(assignment),
+                    None => return,
+                },
+                Some(message) = announcements.next() => {
+                    if let Some(name) = deleted_link(message) {
+                        self.link_gone(name);
+                    }
+                }
+                () = timeout => self.enforce().await,
+            }
+        }
+    }
+
+    fn wait_for(&mut self, assignment: Assignment) {
+        if self.gone.remove(&assignment.host_link) {
+            self.free(&assignment);
+        } else {
+            let deadline = Instant::now() + PATIENCE;
+            self.waiting.entry(assignment.host_link.clone()).or_insert(Waiting { assignment, deadline });
+        }
+    }
+
+    fn link_gone(&mut self, name: String) {
+        if let Some(waiting) = self.waiting.remove(&name) {
+            self.free(&waiting.assignment);
+        } else if name.starts_with(&self.prefix) {
+            if self.gone.len() >= REMEMBERED {
+                self.gone.clear();
+            }
+            self.gone.insert(name);
+        }
+    }
+
+    fn free(&self, assignment: &Assignment) {
+        self.ledger.lock().subnets.give_back(assignment.subnet, &assignment.host_link);
+    }
+
+    /// Deletes the links that had their second. On failure they get another.
+    async fn enforce(&mut self) {
+        let now = Instant::now();
+        let due: Vec<String> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.deadline <= now)
+            .map(|(name, _)| name.clone())
+            .collect();
+        match self.delete(due.iter().cloned().collect()).await {
+            Ok(()) => {
+                for name in due {
+                    self.link_gone(name);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, links = ?due, "links of released containers remain");
+                for name in due {
+                    if let Some(waiting) = self.waiting.get_mut(&name) {
+                        waiting.deadline = now + PATIENCE;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Those of `names` that exist.
+    async fn delete(&self, names: HashSet<String>) -> Result<(), Error> {
+        let prefix = self.prefix.clone();
+        let delete = move |kernel: &mut super::kernel::Kernel| {
+            let links = link::list(&mut kernel.links, &prefix)?;
+            let links: Vec<_> = links.into_iter().filter(|link| names.contains(&link.name)).collect();
+            link::delete(&mut kernel.links, &links)
+        };
+        let what = "delete links of released containers";
+        self.worker.run(move |kernel| delete(kernel).map_err(|source| Error::Netlink { what, source })).await
+    }
+}
+
+fn deleted_link(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<String> {
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) = message.payload else {
+        return None;
+    };
+    // A bridge announces so that a link left it.
+    if link.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    link.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    })
+}

@@ -1,0 +1,242 @@
+//! Links, elements and subnets: made, adopted, released once, and gone.
+
+use std::{
+    net::Ipv4Addr,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use protocol::NetIn;
+
+use crate::{
+    NetworkConfig,
+    network::{
+        Network,
+        tests::world::{Container, Namespace, PATIENCE, TAG, World, on_host},
+    },
+};
+
+/// Waits for what happens in the background.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn links(world: &World) -> String {
+    world.host.show(&["ip", "-o", "link", "show", "type", "veth"])
+}
+
+fn elements(world: &World) -> String {
+    let list = |kind, name| world.host.show(&["nft", "list", kind, "ip", "garden-t", name]);
+    list("set", "sources") + &list("map", "ports")
+}
+
+#[test]
+fn both_ends_are_configured_as_recorded() {
+    on_host(NetworkConfig::default(), async |world, network, _| {
+        let container = Container::new(network).await;
+        let assignment = container.lease.assignment();
+        // The uplink has 1400.
+        assert_eq!(assignment.mtu, 1400);
+        let link = container.namespace.show(&["ip", "-o", "-d", "link", "show", "eth0"]);
+        assert!(link.contains("mtu 1400") && link.contains("numtxqueues 1 numrxqueues 1"), "{link}");
+        let host_link = world.host.show(&["ip", "-o", "-d", "link", "show", &assignment.host_link]);
+        assert!(
+            host_link.contains("mtu 1400") && host_link.contains("numtxqueues 1 numrxqueues 1"),
+            "{host_link}"
+        );
+        let route = container.namespace.show(&["ip", "route"]);
+        assert_eq!(
+            route,
+            format!(
+                "default via {} dev eth0 proto boot \n{} dev eth0 proto kernel scope link src {} \n",
+                assignment.host_ip, assignment.subnet, assignment.container_ip
+            )
+            .replace(" proto boot", "")
+        );
+        assert!(container.namespace.show(&["ip", "-o", "link", "show", "lo"]).contains("LOOPBACK,UP"));
+        assert_eq!(network.external_ip(), std::net::IpAddr::V4(world.host_address));
+    });
+}
+
+#[test]
+fn a_released_subnet_is_free_when_its_link_is_gone() {
+    let config = NetworkConfig { pool: "10.254.0.0/30".parse().unwrap(), ..NetworkConfig::default() };
+    on_host(config, async |world, network, _| {
+        for _ in 0..3 {
+            let container = Container::new(network).await;
+            let port = container.publish(network, 80).await;
+            let Container { lease, namespace } = container;
+            let ports = [NetIn { host_port: port, container_port: 80 }];
+            network.release(lease.assignment(), &ports).await.unwrap();
+            network.release(lease.assignment(), &ports).await.unwrap();
+            assert!(!elements(world).contains("elements"), "{}", elements(world));
+            drop(lease);
+            assert_eq!(network.usage().subnets_quarantined, 1);
+            assert_eq!(network.usage().ports_in_use, 0);
+            assert!(network.plan("").is_err());
+            drop(namespace);
+            eventually("subnet is freed", || network.usage().subnets_quarantined == 0).await;
+            assert!(!links(world).contains("gt-"), "{}", links(world));
+        }
+    });
+}
+
+#[test]
+fn a_link_that_somebody_keeps_alive_is_deleted() {
+    let config = NetworkConfig { pool: "10.254.0.0/30".parse().unwrap(), ..NetworkConfig::default() };
+    on_host(config, async |world, network, _| {
+        let container = Container::new(network).await;
+        network.release(container.lease.assignment(), &[]).await.unwrap();
+        assert!(links(world).contains("gt-"));
+        eventually("subnet is freed", || network.plan("").is_ok()).await;
+        assert!(!links(world).contains("gt-"));
+        assert!(!container.namespace.show(&["ip", "-o", "link"]).contains("eth0"));
+    });
+}
+
+#[test]
+fn a_plan_that_came_to_nothing_leaves_nothing() {
+    let config = NetworkConfig { pool: "10.254.0.0/30".parse().unwrap(), ..NetworkConfig::default() };
+    on_host(config, async |_, network, _| {
+        let lease = network.plan("").unwrap();
+        network.reserve_ports(lease.assignment(), &[NetIn { host_port: 80, container_port: 0 }]).unwrap();
+        assert!(network.plan("").is_err());
+        drop(lease);
+        let lease = network.plan("").unwrap();
+        network.release(lease.assignment(), &[]).await.unwrap();
+        let again = network.plan("").unwrap();
+        network.reserve_ports(again.assignment(), &[NetIn { host_port: 80, container_port: 0 }]).unwrap();
+    });
+}
+
+#[test]
+fn a_failed_attach_names_the_step_and_can_be_released() {
+    on_host(NetworkConfig::default(), async |world, network, _| {
+        let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
+        // A socket of the wrong namespace: the pair is made, the inner half cannot be.
+        let socket = world.host.route_socket();
+        let error = network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap_err();
+        let text = format!("{error}");
+        assert!(text.contains("container's") && text.contains(&lease.assignment().host_link), "{text}");
+        network.release(lease.assignment(), &[]).await.unwrap();
+        drop(namespace);
+        eventually("subnet is freed", || network.usage().subnets_quarantined == 0).await;
+    });
+}
+
+#[test]
+fn a_dropped_lease_leaves_a_running_container_alone() {
+    on_host(NetworkConfig::default(), async |world, network, _| {
+        let Container { lease, namespace } = Container::new(network).await;
+        let assignment = lease.assignment().clone();
+        drop(lease);
+        assert_eq!(network.usage().subnets_in_use, 1);
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+        assert!(namespace.ask(world.outside_address, 80).is_ok());
+        assert!(network.plan(&assignment.container_ip.to_string()).is_err());
+    });
+}
+
+#[test]
+fn a_new_server_adopts_what_records_own_and_sweeps_the_rest() {
+    on_host(NetworkConfig::default(), async |world, network, state_dir| {
+        let (kept, lost) = (Container::new(network).await, Container::new(network).await);
+        kept.namespace.serve(Ipv4Addr::UNSPECIFIED, 8080, "kept");
+        let port = kept.publish(network, 8080).await;
+        lost.publish(network, 8080).await;
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+
+        let config = NetworkConfig::default();
+        let next = Network::start(&config, TAG, state_dir).await.unwrap();
+        // Nothing is interrupted before the records are read.
+        assert!(world.outside.ask(world.host_address, port).is_ok());
+        let ports = vec![NetIn { host_port: port, container_port: 8080 }];
+        let lease = next.adopt(kept.lease.assignment(), &ports).unwrap();
+        let lost_link = lost.lease.assignment().host_link.clone();
+        // As if somebody had cleared it.
+        world.host.show(&["nft", "flush", "set", "ip", "garden-t", "sources"]);
+        let swept = next.sweep(vec![(lease.assignment().clone(), ports.clone())]).await.unwrap();
+        assert_eq!(swept, [lost_link.clone()]);
+        assert!(!links(world).contains(&lost_link) && !elements(world).contains(&lost_link));
+        assert!(world.outside.ask(world.host_address, port).is_ok());
+        assert!(kept.namespace.ask(world.outside_address, 80).is_ok());
+
+        assert!(next.plan(&kept.address().to_string()).is_err());
+        assert!(next.reserve_ports(lost.lease.assignment(), &ports).is_err());
+        next.release(lease.assignment(), &ports).await.unwrap();
+        assert!(world.outside.ask(world.host_address, port).is_err());
+    });
+}
+
+#[test]
+fn a_table_of_another_shape_is_replaced() {
+    on_host(NetworkConfig::default(), async |world, network, state_dir| {
+        let container = Container::new(network).await;
+        for command in [
+            "delete table ip garden-t",
+            "add table ip garden-t",
+            "add set ip garden-t ports { type ipv4_addr ; }",
+            "add chain ip garden-t forward { type filter hook input priority 7 ; }",
+        ] {
+            world.host.show(&["nft", command]);
+        }
+        let next = Network::start(&NetworkConfig::default(), TAG, state_dir).await.unwrap();
+        let lease = next.adopt(container.lease.assignment(), &[]).unwrap();
+        next.sweep(vec![(lease.assignment().clone(), vec![])]).await.unwrap();
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+        assert!(container.namespace.ask(world.outside_address, 80).is_ok());
+    });
+}
+
+#[test]
+fn the_fixed_chains_read_as_documented() {
+    on_host(NetworkConfig::default(), async |world, _, _| {
+        let ruleset = world.host.show(&["nft", "list", "ruleset"]);
+        assert_eq!(ruleset, include_str!("ruleset.nft"));
+    });
+}
+
+#[test]
+fn forwarding_is_turned_on_and_off_again() {
+    on_host(NetworkConfig::default(), async |world, _, state_dir| {
+        let read = || world.host.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap());
+        assert_eq!(read(), "1\n");
+        Network::cleanup(TAG, state_dir).await.unwrap();
+        assert_eq!(read(), "0\n");
+    });
+}
+
+#[test]
+fn attaching_takes_a_millisecond_or_less() {
+    on_host(NetworkConfig::default(), async |_, network, _| {
+        let (mut attach, mut open, mut release) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..100 {
+            let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
+            let socket = namespace.route_socket();
+            let start = Instant::now();
+            network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap();
+            attach.push(start.elapsed());
+            let ports = [NetIn::default(), NetIn::default()];
+            let ports = network.reserve_ports(lease.assignment(), &ports).unwrap();
+            let start = Instant::now();
+            network.open_ports(lease.assignment(), &ports).await.unwrap();
+            open.push(start.elapsed());
+            let start = Instant::now();
+            network.release(lease.assignment(), &ports).await.unwrap();
+            release.push(start.elapsed());
+        }
+        for (what, times) in
+            [("attach", &mut attach), ("open two ports", &mut open), ("release", &mut release)]
+        {
+            times.sort();
+            println!("{what}: p50 {:?}, p95 {:?}", times[50], times[95]);
+        }
+        // Far above what it takes, below what any step takes that waits for RCU more than a few times.
+        assert!(attach[50] < Duration::from_millis(50), "{attach:?}");
+        eventually("all subnets are freed", || network.usage().subnets_quarantined == 0).await;
+    });
+}

@@ -1,0 +1,202 @@
+//! Network namespaces, each with a thread that lives in it. A thread that was moved is never used for anything else.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
+    process::Command,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, unshare};
+use protocol::NetIn;
+
+use crate::{
+    NetworkConfig,
+    network::{
+        Network,
+        lease::{Assignment, Lease},
+        link,
+        netlink::Socket,
+        pool::SubnetPool,
+    },
+};
+
+/// How long a connection may take that is expected to succeed, or fail at once.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace and the thread that lives in it.
+pub struct Namespace {
+    jobs: mpsc::Sender<Job>,
+    pub netns: OwnedFd,
+}
+
+impl Namespace {
+    pub fn new() -> Namespace {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (made, netns) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let netns = File::open("/proc/thread-self/ns/net").unwrap();
+            made.send(OwnedFd::from(netns)).unwrap();
+            for job in inbox {
+                job();
+            }
+        });
+        Namespace { jobs, netns: netns.recv().unwrap() }
+    }
+
+    /// Runs `work` on the namespace's thread.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        let job = move || done.send(catch_unwind(AssertUnwindSafe(work))).unwrap();
+        self.jobs.send(Box::new(job)).unwrap();
+        result.recv().unwrap().unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// As a container's supervisor opens one for the server.
+    pub fn route_socket(&self) -> OwnedFd {
+        self.run(|| Socket::open(None).unwrap().as_fd().try_clone_to_owned().unwrap())
+    }
+
+    /// A server that answers each TCP connection with `name` and the client's address.
+    pub fn serve(&self, address: impl Into<IpAddr>, port: u16, name: &'static str) {
+        let address = SocketAddr::new(address.into(), port);
+        let listener = self.run(move || TcpListener::bind(address).unwrap());
+        thread::spawn(move || {
+            while let Ok((mut connection, client)) = listener.accept() {
+                let _ = write!(connection, "{name} to {}", client.ip());
+            }
+        });
+    }
+
+    /// What a server says to a client in this namespace.
+    pub fn ask(&self, address: impl Into<IpAddr>, port: u16) -> io::Result<String> {
+        let address = SocketAddr::new(address.into(), port);
+        self.run(move || {
+            let mut connection = TcpStream::connect_timeout(&address, PATIENCE)?;
+            connection.set_read_timeout(Some(PATIENCE))?;
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer)?;
+            Ok(answer)
+        })
+    }
+
+    pub fn set_sysctl(&self, name: &str, value: &'static str) {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        self.run(move || std::fs::write(path, value).unwrap());
+    }
+
+    /// A tool's view, for inspection.
+    pub fn show(&self, command: &[&str]) -> String {
+        let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+        self.run(move || {
+            let output = Command::new(&command[0]).args(&command[1..]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+}
+
+/// A host, and behind its uplink the rest of the world.
+pub struct World {
+    pub host: Namespace,
+    pub outside: Namespace,
+    pub host_address: Ipv4Addr,
+    pub outside_address: Ipv4Addr,
+}
+
+impl World {
+    /// None, and says why: not root. Under CI that is a failure.
+    pub fn new() -> Option<World> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "kernel tests need root");
+            println!("skipped: needs root, to make network namespaces");
+            return None;
+        }
+        let (host, outside) = (Namespace::new(), Namespace::new());
+        // The uplink is made with what is under test; its own tests are in `lifecycle`.
+        let subnet = SubnetPool::new("203.0.113.0/30".parse().unwrap()).unwrap().take("", "uplink").unwrap();
+        let uplink = Assignment {
+            subnet,
+            host_ip: subnet.host_address(),
+            container_ip: subnet.container_address(),
+            host_link: "uplink".to_owned(),
+            mtu: 1400,
+        };
+        let (assignment, netns, inside) =
+            (uplink.clone(), host.netns.try_clone().unwrap(), Socket::from(host.route_socket()));
+        outside.run(move || {
+            let (mut outer, mut inner) = (Socket::open(None).unwrap(), inside);
+            link::create_pair(&mut outer, &assignment, 77, netns.as_fd()).unwrap();
+            link::configure_host_end(&mut outer, &assignment, 77, false).unwrap();
+            link::configure_container_end(&mut inner, &assignment, 77, false).unwrap();
+        });
+        Some(World { host, outside, host_address: uplink.container_ip, outside_address: uplink.host_ip })
+    }
+}
+
+/// Starts the network under test on a host of its own, runs `test` there, takes all down, and sees that nothing is
+/// left. `test` may block: what works in the background has a thread of its own.
+pub fn on_host(config: NetworkConfig, test: impl AsyncFnOnce(&World, &Network, &Path) + Send + 'static) {
+    let Some(world) = World::new().map(Arc::new) else { return };
+    let state_dir = tempfile::tempdir().unwrap();
+    let state = state_dir.path().to_owned();
+    let inside = Arc::clone(&world);
+    // Threads begin in the namespace of the thread that starts them: this one's, the runtime's, and its blocking ones.
+    let thread = world.host.run(move || {
+        thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let network = Network::start(&config, TAG, &state).await.unwrap();
+                test(&inside, &network, &state).await;
+                drop(network);
+                Network::cleanup(TAG, &state).await.unwrap();
+                Network::cleanup(TAG, &state).await.unwrap();
+            });
+        })
+    });
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
+    }
+    assert_eq!(world.host.show(&["nft", "list", "ruleset"]), "");
+    assert!(!world.host.show(&["ip", "-o", "link"]).contains("veth gt-"));
+    assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0);
+}
+
+/// The server's tag.
+pub const TAG: &str = "t";
+
+/// A container without processes: its place on the network and its namespace.
+pub struct Container {
+    pub lease: Lease,
+    pub namespace: Namespace,
+}
+
+impl Container {
+    pub async fn new(network: &Network) -> Container {
+        let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
+        let socket = namespace.route_socket();
+        network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap();
+        Container { lease, namespace }
+    }
+
+    pub fn address(&self) -> Ipv4Addr {
+        self.lease.assignment().container_ip
+    }
+
+    /// Publishes `container_port` and returns the host's port.
+    pub async fn publish(&self, network: &Network, container_port: u16) -> u16 {
+        let wanted = [NetIn { host_port: 0, container_port }];
+        let ports = network.reserve_ports(self.lease.assignment(), &wanted).unwrap();
+        network.open_ports(self.lease.assignment(), &ports).await.unwrap();
+        ports[0].host_port
+    }
+}
