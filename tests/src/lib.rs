@@ -1,1 +1,12 @@
-//! Helpers of the tests.
+//! What holds this project to its contract.
+//!
+//! - [`behaviours`]: what every Garden backend does, written once against the seam; [`for_each_behaviour`] lists them.
+//! - [`columns`]: the backends that they are run on, one test binary for each in `tests/tests/`.
+//! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod behaviours;
+pub mod columns;
+pub mod files;
+pub mod world;

@@ -1,0 +1,158 @@
+//! What every Garden backend does: named behaviours, each written once against the seam.
+//!
+//! Programs are named as busybox names them: real root filesystems hold busybox, the fake knows the same command
+//! lines. A behaviour that does not apply to a column says so ([`World::skip`](crate::world::World::skip)).
+
+pub mod errors;
+pub mod files;
+pub mod lifecycle;
+pub mod limits;
+pub mod network;
+pub mod processes;
+pub mod properties;
+pub mod streams;
+
+/// Hands the table of behaviours to a macro: `theme { name, … } …`.
+#[macro_export]
+macro_rules! for_each_behaviour {
+    ($column:ident) => {
+        $column! {
+            lifecycle {
+                ping_answers,
+                capacity_tells_what_there_is,
+                create_makes_up_a_handle,
+                create_takes_the_handle_given,
+                create_refuses_a_handle_in_use,
+                of_two_creates_at_once_one_wins,
+                create_refuses_handles_that_could_escape,
+                create_refuses_two_root_filesystems,
+                create_refuses_a_root_filesystem_that_is_missing,
+                list_shows_what_was_created,
+                list_filters_by_all_properties_given,
+                info_tells_state_and_addresses,
+                destroy_forgets_the_container,
+                destroy_refuses_an_unknown_handle,
+                of_two_destroys_at_once_one_wins,
+                destroy_ends_processes,
+                a_handle_can_be_used_again,
+                stop_ends_processes_and_keeps_files,
+                stop_kills_what_ignores_sigterm,
+                stop_with_kill_does_not_ask,
+                grace_time_is_kept,
+                no_more_containers_than_allowed,
+            }
+            processes {
+                output_and_exit_status,
+                exit_statuses_of_true_and_false,
+                sigterm_ends_with_143,
+                sigkill_ends_with_137,
+                sigkill_reaches_what_ignores_sigterm,
+                sigkill_reaches_a_process_whose_input_was_closed,
+                a_signal_reaches_a_process_straight_after_its_start,
+                a_signal_to_an_ended_process_does_nothing,
+                an_id_is_made_up,
+                an_id_stays_taken,
+                running_processes_are_in_info,
+                a_missing_executable_has_its_own_error,
+                an_unknown_user_is_named,
+                a_process_runs_as_its_user,
+                the_environment_is_the_containers_then_the_processs,
+                the_environment_has_defaults,
+                the_working_directory_is_home_or_as_given,
+                many_processes_at_once,
+                out_of_memory_is_an_event_before_the_exit_status,
+            }
+            streams {
+                input_is_echoed_until_its_end,
+                input_is_binary_safe,
+                much_input_arrives,
+                much_output_arrives,
+                two_readers_of_an_output_each_get_everything,
+                output_can_be_read_after_the_exit,
+                output_can_be_read_again,
+                attach_to_an_ended_process_gives_its_exit_status,
+                attach_to_an_unknown_process_is_refused,
+                an_attached_client_gets_what_comes_from_then_on,
+                an_attached_client_can_write_and_signal,
+                input_to_an_ended_process_is_dropped,
+            }
+            files {
+                what_went_in_comes_out,
+                a_program_sees_what_went_in,
+                what_a_program_wrote_comes_out,
+                files_belong_to_the_user,
+                parents_are_made_and_belong_to_the_user,
+                paths_are_relative_to_home,
+                a_gzipped_tar_goes_in,
+                without_a_slash_out_comes_the_directory,
+                with_a_slash_out_come_its_contents,
+                a_tar_cut_short_is_refused,
+                what_is_no_tar_is_refused,
+                a_body_that_breaks_off_is_refused,
+                a_user_without_permission_is_refused,
+                an_unknown_user_is_refused,
+                a_missing_path_is_refused,
+            }
+            properties {
+                those_of_the_spec_are_there,
+                set_get_and_remove,
+                a_missing_one_is_named,
+                any_key_and_value_is_kept,
+            }
+            limits {
+                memory_is_reported_as_given,
+                cpu_is_reported_as_given,
+                disk_is_reported_as_given,
+                no_limit_is_zero,
+                metrics_are_sane,
+                metrics_tell_limits,
+                bulk_metrics_tell_of_unknown_handles,
+                bulk_info_tells_of_unknown_handles,
+            }
+            network {
+                a_port_comes_from_the_pool,
+                ports_given_are_kept,
+                container_port_zero_is_the_hosts,
+                a_host_port_is_mapped_once,
+                ports_of_the_spec_are_mapped,
+                a_ports_number_comes_back,
+                addresses_differ,
+                outbound_rules_are_taken,
+                a_mapped_port_leads_into_the_container,
+            }
+            errors {
+                every_operation_names_an_unknown_handle,
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    const TABLE: &str = include_str!("mod.rs");
+    const SOURCES: &[(&str, &str)] = &[
+        ("errors", include_str!("errors.rs")),
+        ("files", include_str!("files.rs")),
+        ("lifecycle", include_str!("lifecycle.rs")),
+        ("limits", include_str!("limits.rs")),
+        ("network", include_str!("network.rs")),
+        ("processes", include_str!("processes.rs")),
+        ("properties", include_str!("properties.rs")),
+        ("streams", include_str!("streams.rs")),
+    ];
+
+    #[test]
+    fn every_behaviour_is_in_the_table() {
+        for (theme, source) in SOURCES {
+            let section = TABLE.split(&format!("            {theme} {{\n")).nth(1).expect(theme);
+            let section = section.split('}').next().expect(theme);
+            let written = source.lines().filter_map(|line| line.strip_prefix("pub async fn "));
+            let written: Vec<_> = written.filter_map(|rest| rest.split('(').next()).collect();
+            assert!(!written.is_empty(), "{theme}");
+            for name in written {
+                let listed = section.lines().filter(|line| line.trim() == format!("{name},")).count();
+                assert_eq!(listed, 1, "{theme}::{name}");
+            }
+        }
+    }
+}
