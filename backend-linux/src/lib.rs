@@ -4,9 +4,22 @@
 //! passes values between the siblings `rootfs`, `network`, `cgroup` and `process`, which never call each other;
 //! `process` talks to the container's supervisor, `garden-init`, which alone enters namespaces.
 
+mod backend;
 mod cgroup;
+mod check;
 mod config;
+mod container;
+mod files;
 mod network;
-mod rootfs;
+mod process;
+#[doc(hidden)]
+pub mod rootfs;
+#[doc(hidden)]
+pub mod supervisor;
+#[doc(hidden)]
+pub mod sys;
+mod telemetry;
 
+pub use backend::LinuxBackend;
+pub use check::{Error, check, cleanup};
 pub use config::{Config, NetworkConfig};

@@ -1,2 +1,60 @@
-//! Placeholder.
-fn main() {}
+//! `garden-init`: the supervisor of one container.
+//!
+//! The server starts it with a listening socket as standard input and nothing else. It stays outside of the
+//! container, makes its namespaces and a trivial pid 1 in them, is the parent of every process that was asked for,
+//! drains their output into rings, and keeps their exit statuses. It outlives the server: a new one finds it by its
+//! socket. It has one thread, so that it may fork and change namespaces.
+
+#![forbid(unsafe_code)]
+
+mod credentials;
+mod enter;
+mod exec;
+mod files;
+mod init;
+mod mounts;
+mod output;
+mod process;
+mod serve;
+mod start;
+mod users;
+
+use std::{io, process::ExitCode};
+
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::fcntl_dupfd_cloexec,
+    process::{DumpableBehavior, chdir, set_dumpable_behavior, setsid, umask},
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin},
+    thread::set_name,
+};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = rustix::io::write(stderr(), format!("garden-init: {error}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let listener = fcntl_dupfd_cloexec(stdin(), 3)?;
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    drop(null);
+
+    // Signals for the server's session are not for its containers. It fails only for a group leader, which has a
+    // session of its own already.
+    let _ = setsid();
+    // What is forked from here is for a moment a copy of this process inside the container: nobody there may look
+    // into it.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    set_name(c"garden-init")?;
+    chdir("/")?;
+    umask(Mode::empty());
+    serve::Supervisor::new(listener)?.serve()
+}

@@ -1,0 +1,581 @@
+//! The seam: finds the container, has `container` do the work, and says errors in the protocol's words.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use protocol::{
+    Backend, BandwidthLimits, BulkInfo, BulkMetrics, ByteStream, Capacity, ContainerInfo, ContainerSpec,
+    CpuLimits, DiskLimits, Error, FilesQuery, Limits, MemoryLimits, Metrics, NetIn, NetOutRule, PortMapping,
+    Process, ProcessSpec, Properties, Result, Sample,
+};
+
+use crate::{
+    Config, check,
+    container::{self, Container, Host, State, blocking},
+    files,
+    network::{Error as NetworkError, PoolError},
+    process,
+    supervisor::{FailureKind, Request, RunRequest, Terminal},
+    telemetry,
+};
+
+/// How long processes have between SIGTERM and SIGKILL.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How long SIGKILL may take.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often disk usage is looked at.
+const DISK_SCAN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often what could not be destroyed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What a handle stands for.
+pub(crate) enum Slot {
+    /// A container that is being made, with its properties.
+    Creating(Properties),
+    /// A container.
+    Ready(Arc<Container>),
+}
+
+/// Containers on this host.
+pub struct LinuxBackend {
+    pub(crate) host: Arc<Host>,
+    slots: Arc<Slots>,
+    background: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// All handles in use.
+#[derive(Default)]
+pub(crate) struct Slots(Mutex<HashMap<String, Slot>>);
+
+impl Slots {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        // The map is whole whatever happened to a thread that had it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        let ready = |slot: &Slot| match slot {
+            Slot::Ready(container) => Some(Arc::clone(container)),
+            Slot::Creating(_) => None,
+        };
+        self.lock().values().filter_map(ready).collect()
+    }
+}
+
+/// A handle that is taken for as long as its container is being made.
+struct Reservation {
+    slots: Arc<Slots>,
+    handle: String,
+    kept: bool,
+}
+
+impl Reservation {
+    fn keep(mut self, container: Arc<Container>) {
+        self.slots.lock().insert(self.handle.clone(), Slot::Ready(container));
+        self.kept = true;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.slots.lock().remove(&self.handle);
+        }
+    }
+}
+
+impl LinuxBackend {
+    /// Opens the depot and the store, sets up what all containers share, and finds every container of an earlier
+    /// server again.
+    pub async fn start(config: Config) -> std::result::Result<Arc<LinuxBackend>, check::Error> {
+        let host = Arc::new(check::open(config).await?);
+        let destroy_all = host.config.destroy_containers_on_startup;
+        let found = container::recover(&host, destroy_all).await?;
+        let slots = Arc::new(Slots::default());
+        for container in found {
+            slots.lock().insert(container.handle.clone(), Slot::Ready(container));
+        }
+        let mut background = vec![
+            tokio::spawn(scan_disks(Arc::clone(&host), Arc::clone(&slots))),
+            tokio::spawn(retry_destroys(Arc::clone(&host), Arc::clone(&slots))),
+        ];
+        let emptier = Arc::clone(&host);
+        background.push(tokio::task::spawn(async move {
+            loop {
+                let store = Arc::clone(&emptier);
+                if let Ok(Err(error)) = blocking(move || store.store.empty_trash()).await {
+                    tracing::warn!(error = %Error::failed(&error), "cannot empty the trash");
+                }
+                emptier.trash.notified().await;
+            }
+        }));
+        Ok(Arc::new(LinuxBackend { host, slots, background }))
+    }
+
+    fn container(&self, handle: &str) -> Result<Arc<Container>> {
+        match self.slots.lock().get(handle) {
+            Some(Slot::Ready(container)) => Ok(Arc::clone(container)),
+            Some(Slot::Creating(_)) | None => Err(Error::container_not_found(handle)),
+        }
+    }
+
+    fn max_containers(&self) -> u64 {
+        let pool = u64::from(self.host.network.capacity());
+        match self.host.config.max_containers {
+            0 => pool,
+            limit => limit.min(pool),
+        }
+    }
+
+    fn reserve(&self, handle: &str, properties: &Properties) -> Result<Reservation> {
+        let limit = self.max_containers();
+        let mut slots = self.slots.lock();
+        if slots.contains_key(handle) {
+            return Err(Error::HandleInUse { handle: handle.to_owned() });
+        }
+        if slots.len() as u64 >= limit {
+            return Err(Error::MaxContainersReached { limit });
+        }
+        slots.insert(handle.to_owned(), Slot::Creating(properties.clone()));
+        Ok(Reservation { slots: Arc::clone(&self.slots), handle: handle.to_owned(), kept: false })
+    }
+
+    async fn update(
+        &self,
+        container: &Arc<Container>,
+        change: impl FnOnce(&mut container::Record) + Send + 'static,
+    ) -> Result<()> {
+        let (host, container) = (Arc::clone(&self.host), Arc::clone(container));
+        blocking(move || container.update(&host.depot, change))
+            .await
+            .and_then(|result| result)
+            .map_err(wire)?;
+        Ok(())
+    }
+
+    async fn metrics_of(&self, handle: &str) -> Result<Metrics> {
+        let container = self.container(handle)?;
+        let host = Arc::clone(&self.host);
+        blocking(move || telemetry::metrics(&host, &container)).await.and_then(|result| result).map_err(wire)
+    }
+
+    fn info_of(&self, handle: &str) -> Result<ContainerInfo> {
+        let container = self.container(handle)?;
+        let record = container.record();
+        let ports = record.ports.iter();
+        let mapped = ports.map(|p| PortMapping { host_port: p.host_port, container_port: p.container_port });
+        Ok(ContainerInfo {
+            state: if record.state == State::Stopped { "stopped" } else { "active" }.to_owned(),
+            events: Some(record.events.clone()),
+            host_ip: record.assignment.host_ip.to_string(),
+            container_ip: record.assignment.container_ip.to_string(),
+            container_ipv6: String::new(),
+            external_ip: self.host.network.external_ip().to_string(),
+            container_path: self.host.depot.directory(handle).to_string_lossy().into_owned(),
+            process_ids: Some(container.processes.running()),
+            properties: Some(record.properties.clone()),
+            mapped_ports: Some(mapped.collect()),
+        })
+    }
+
+    async fn limits_of(&self, handle: &str) -> Result<Limits> {
+        let container = self.container(handle)?;
+        let host = Arc::clone(&self.host);
+        let limits =
+            blocking(move || host.cgroups.applied(&container.handle, &container.record().limits)).await;
+        limits.map_err(wire)?.map_err(|error| wire(error.into()))
+    }
+}
+
+impl Drop for LinuxBackend {
+    /// Ends what runs in the background. The containers go on.
+    fn drop(&mut self) {
+        for task in &self.background {
+            task.abort();
+        }
+    }
+}
+
+/// The protocol's word for an error: the one place where that is decided.
+pub(crate) fn wire(error: container::Error) -> Error {
+    use container::Error as E;
+    match &error {
+        E::Network(NetworkError::Pool(PoolError::Invalid { field, reason })) => {
+            Error::Invalid { field, reason: reason.clone() }
+        }
+        E::Network(NetworkError::Pool(
+            PoolError::SubnetsExhausted { .. } | PoolError::PortsExhausted { .. },
+        )) => Error::ServiceUnavailable { message: Error::failed(&error).to_string() },
+        E::Stopping(_) => Error::ServiceUnavailable { message: error.to_string() },
+        E::Supervisor(process::Error::Refused(failure)) => match failure.kind {
+            FailureKind::ExecutableNotFound => Error::ExecutableNotFound { message: failure.message.clone() },
+            FailureKind::ProcessNotFound | FailureKind::Other => {
+                Error::Failed { message: failure.message.clone() }
+            }
+        },
+        E::Depot { .. }
+        | E::Rootfs(_)
+        | E::Network(_)
+        | E::Cgroup(_)
+        | E::Supervisor(_)
+        | E::Destroy { .. } => Error::failed(&error),
+    }
+}
+
+fn generated(what: &str) -> Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
+    id.map(|id| id.trim_end().to_owned())
+        .map_err(|error| Error::Failed { message: format!("cannot make up a {what}: {error}") })
+}
+
+/// Refuses what this version cannot do, rather than leave it out in silence.
+fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
+    spec.rootfs_uri()?;
+    if spec.privileged && host.config.disable_privileged_containers {
+        return Err(Error::invalid("privileged", "privileged containers are switched off on this server"));
+    }
+    let DiskLimits { inode_soft, inode_hard, byte_soft, byte_hard, scope: _ } = spec.limits.disk;
+    if [inode_soft, inode_hard, byte_soft, byte_hard].iter().any(|limit| *limit != 0) {
+        return Err(Error::invalid(
+            "limits.disk_limits",
+            "this version cannot enforce disk limits: leave them out",
+        ));
+    }
+    if spec.limits.bandwidth != BandwidthLimits::default() {
+        let reason = "this version cannot enforce bandwidth limits: leave them out";
+        return Err(Error::invalid("limits.bandwidth_limits", reason));
+    }
+    let valid = |variable: &&String| !variable.contains('\0') && variable.find('=').is_some_and(|at| at > 0);
+    if let Some(variable) = spec.env.iter().find(|variable| !valid(variable)) {
+        return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
+    }
+    for bind in &spec.bind_mounts {
+        if !bind.src_path.starts_with('/') || !bind.dst_path.starts_with('/') {
+            let reason = format!("{:?} to {:?}: both paths must be absolute", bind.src_path, bind.dst_path);
+            return Err(Error::invalid("bind_mounts", reason));
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Backend for LinuxBackend {
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn capacity(&self) -> Result<Capacity> {
+        let host = Arc::clone(&self.host);
+        let max_containers = self.max_containers();
+        let capacity = blocking(move || telemetry::capacity(&host, max_containers)).await;
+        capacity.and_then(|result| result).map_err(wire)
+    }
+
+    async fn create(&self, mut spec: ContainerSpec) -> Result<String> {
+        if spec.handle.is_empty() {
+            spec.handle = generated("handle")?;
+        }
+        let handle = spec.handle.clone();
+        protocol::check_handle(&handle)?;
+        check_supported(&self.host, &spec)?;
+        let reservation = self.reserve(&handle, &spec.properties)?;
+        let host = Arc::clone(&self.host);
+        // In a task of its own, so that a caller that goes away leaves nothing half-made.
+        let task = tokio::spawn(async move {
+            let container = container::create(&host, reservation.handle.clone(), spec).await?;
+            reservation.keep(container);
+            Ok(())
+        });
+        task.await.map_err(container::Error::from).and_then(|made| made).map_err(wire)?;
+        Ok(handle)
+    }
+
+    async fn destroy(&self, handle: &str) -> Result<()> {
+        let container = self.container(handle)?;
+        if container.destroying.swap(true, Ordering::SeqCst) {
+            return Err(Error::DestroyInProgress { handle: handle.to_owned() });
+        }
+        let (host, slots) = (Arc::clone(&self.host), Arc::clone(&self.slots));
+        let task = tokio::spawn(async move { remove(&host, &slots, &container).await });
+        task.await.map_err(container::Error::from).and_then(|gone| gone).map_err(wire)
+    }
+
+    async fn list(&self, filter: &Properties) -> Result<Vec<String>> {
+        let all = filter.get("garden.state").is_some_and(|state| state == "all");
+        let wanted: Vec<_> = filter.iter().filter(|(key, _)| *key != "garden.state").collect();
+        let matches =
+            |properties: &Properties| wanted.iter().all(|(key, value)| properties.get(*key) == Some(value));
+        let slots = self.slots.lock();
+        let mut handles: Vec<String> = slots
+            .iter()
+            .filter(|(_, slot)| match slot {
+                Slot::Creating(properties) => all && matches(properties),
+                Slot::Ready(container) => matches(&container.record().properties),
+            })
+            .map(|(handle, _)| handle.clone())
+            .collect();
+        handles.sort();
+        Ok(handles)
+    }
+
+    async fn info(&self, handle: &str) -> Result<ContainerInfo> {
+        self.info_of(handle)
+    }
+
+    async fn bulk_info(&self, handles: &[String]) -> Result<BulkInfo> {
+        Ok(handles.iter().map(|handle| (handle.clone(), self.info_of(handle))).collect())
+    }
+
+    async fn metrics(&self, handle: &str) -> Result<Metrics> {
+        self.metrics_of(handle).await
+    }
+
+    async fn bulk_metrics(&self, handles: &[String]) -> Result<BulkMetrics> {
+        let each = handles.iter().map(|handle| async { (handle.clone(), self.metrics_of(handle).await) });
+        Ok(futures_util::future::join_all(each).await.into_iter().collect())
+    }
+
+    async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
+        let container = self.container(handle)?;
+        let host = Arc::clone(&self.host);
+        let task = tokio::spawn(async move { stop(&host, &container, kill).await });
+        task.await.map_err(container::Error::from).and_then(|stopped| stopped).map_err(wire)
+    }
+
+    async fn set_grace_time(&self, handle: &str, grace_time: Duration) -> Result<()> {
+        let container = self.container(handle)?;
+        self.update(&container, move |record| record.grace_time = grace_time).await
+    }
+
+    async fn grace_time(&self, handle: &str) -> Result<Duration> {
+        Ok(self.container(handle)?.record().grace_time)
+    }
+
+    async fn stream_in(&self, handle: &str, query: FilesQuery, tar: ByteStream) -> Result<()> {
+        files::stream_in(&self.container(handle)?.supervisor, query, tar).await
+    }
+
+    async fn stream_out(&self, handle: &str, query: FilesQuery) -> Result<ByteStream> {
+        files::stream_out(&self.container(handle)?.supervisor, query).await
+    }
+
+    async fn bandwidth_limits(&self, handle: &str) -> Result<BandwidthLimits> {
+        Ok(self.limits_of(handle).await?.bandwidth)
+    }
+
+    async fn cpu_limits(&self, handle: &str) -> Result<CpuLimits> {
+        Ok(self.limits_of(handle).await?.cpu)
+    }
+
+    async fn disk_limits(&self, handle: &str) -> Result<DiskLimits> {
+        Ok(self.limits_of(handle).await?.disk)
+    }
+
+    async fn memory_limits(&self, handle: &str) -> Result<MemoryLimits> {
+        Ok(self.limits_of(handle).await?.memory)
+    }
+
+    async fn net_in(&self, handle: &str, ports: NetIn) -> Result<NetIn> {
+        let container = self.container(handle)?;
+        let network = &self.host.network;
+        let assignment = container.lease.assignment().clone();
+        let error = |error: crate::network::Error| wire(error.into());
+        let reserved = network.reserve_ports(&assignment, &[ports]).map_err(error)?;
+        let mapped =
+            *reserved.first().ok_or_else(|| Error::Failed { message: "no port was reserved".into() })?;
+        // The record first: a rule that no record knows would never go.
+        if let Err(error) = self.update(&container, move |record| record.ports.push(mapped)).await {
+            network.unreserve_ports(&assignment, &reserved);
+            return Err(error);
+        }
+        if let Err(cause) = network.open_ports(&assignment, &reserved).await {
+            // What failed is the error to tell; a rule that is left goes with the container.
+            if network.close_ports(&assignment, &reserved).await.is_ok() {
+                self.update(&container, move |record| record.ports.retain(|port| *port != mapped)).await?;
+            }
+            return Err(error(cause));
+        }
+        Ok(mapped)
+    }
+
+    async fn net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
+        // The way out is open already, and no network is denied yet: there is nothing to add but the memory of it.
+        let container = self.container(handle)?;
+        self.update(&container, move |record| record.net_out.extend(rules)).await
+    }
+
+    async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
+        let container = self.container(handle)?;
+        let request = run_request(&container, spec)?;
+        let id = request.id.clone();
+        if container.processes.get(&id).is_some() {
+            return Err(Error::Failed { message: format!("process {id} already exists") });
+        }
+        // In a task of its own, so that a process that was started is known even if the caller has gone away.
+        let processes = Arc::clone(&container.processes);
+        let task = tokio::spawn(async move { processes.run(request).await.map_err(container::Error::from) });
+        let entry = task.await.map_err(container::Error::from).and_then(|started| started).map_err(wire)?;
+        Ok(entry.from_start())
+    }
+
+    async fn attach(&self, handle: &str, process_id: &str) -> Result<Process> {
+        let container = self.container(handle)?;
+        let entry =
+            container.processes.get(process_id).ok_or_else(|| Error::process_not_found(process_id))?;
+        Ok(entry.from_here())
+    }
+
+    async fn properties(&self, handle: &str) -> Result<Properties> {
+        Ok(self.container(handle)?.record().properties.clone())
+    }
+
+    async fn property(&self, handle: &str, key: &str) -> Result<String> {
+        let record = self.container(handle)?.record();
+        record.properties.get(key).cloned().ok_or_else(|| Error::PropertyNotFound { key: key.to_owned() })
+    }
+
+    async fn set_property(&self, handle: &str, key: &str, value: &str) -> Result<()> {
+        let container = self.container(handle)?;
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.update(&container, move |record| {
+            record.properties.insert(key, value);
+        })
+        .await
+    }
+
+    async fn remove_property(&self, handle: &str, key: &str) -> Result<()> {
+        let container = self.container(handle)?;
+        self.property(handle, key).await?;
+        let key = key.to_owned();
+        self.update(&container, move |record| {
+            record.properties.remove(&key);
+        })
+        .await
+    }
+
+    fn telemetry(&self) -> Vec<Sample> {
+        telemetry::samples(&self.host, &self.slots)
+    }
+}
+
+/// Destroys a container and forgets it; on failure it stays, to be tried again.
+async fn remove(
+    host: &Arc<Host>,
+    slots: &Slots,
+    container: &Arc<Container>,
+) -> std::result::Result<(), container::Error> {
+    let gone = container::destroy(host, &container.record()).await;
+    match &gone {
+        Ok(()) => {
+            slots.lock().remove(&container.handle);
+            host.dropped_bytes.fetch_add(container.processes.dropped_bytes(), Ordering::Relaxed);
+            host.trash.notify_one();
+        }
+        Err(_) => {
+            container.half_destroyed.store(true, Ordering::SeqCst);
+            container.destroying.store(false, Ordering::SeqCst);
+        }
+    }
+    gone
+}
+
+/// Ends every process but init: with patience first, unless `kill`.
+async fn stop(
+    host: &Arc<Host>,
+    container: &Arc<Container>,
+    kill: bool,
+) -> std::result::Result<(), container::Error> {
+    let supervisor = &container.supervisor;
+    let signal_all = |signal, limit: Duration| async move {
+        let request = Request::SignalAll { signal, wait_ms: limit.as_millis() as u64 };
+        tokio::time::timeout(limit + KILL_LIMIT, supervisor.command(&request))
+            .await
+            .unwrap_or(Err(process::Error::Silent(limit)))
+    };
+    let polite = if kill { None } else { Some(signal_all(nix::libc::SIGTERM, STOP_GRACE).await) };
+    if !matches!(polite, Some(Ok(()))) {
+        signal_all(nix::libc::SIGKILL, KILL_LIMIT).await?;
+    }
+    let (host, container) = (Arc::clone(host), Arc::clone(container));
+    blocking(move || container.update(&host.depot, |record| record.state = State::Stopped)).await??;
+    Ok(())
+}
+
+fn run_request(container: &Container, spec: ProcessSpec) -> Result<RunRequest> {
+    let unsupported =
+        |field, what: &str| Err(Error::invalid(field, format!("this version cannot give a process {what}")));
+    if !spec.image.uri.is_empty() {
+        return unsupported("image", "an image of its own");
+    }
+    if spec.limits.is_some() {
+        return unsupported("limits", "limits of its own: leave them out, and the container's apply");
+    }
+    if !spec.bind_mounts.is_empty() {
+        return Err(Error::invalid("bind_mounts", "only a process with an image of its own has bind mounts"));
+    }
+    if spec.path.is_empty() {
+        return Err(Error::invalid("path", "is empty: name the program to run"));
+    }
+    let record = container.record();
+    let mut env: Vec<String> = Vec::new();
+    for variable in record.env.iter().chain(&spec.env) {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
+        };
+        // A later value wins, in the first one's place.
+        let same = |other: &&mut String| other.split_once('=').is_some_and(|(other, _)| other == name);
+        match env.iter_mut().find(same) {
+            Some(first) => first.clone_from(variable),
+            None => env.push(variable.clone()),
+        }
+    }
+    Ok(RunRequest {
+        id: if spec.id.is_empty() { generated("process id")? } else { spec.id },
+        path: spec.path,
+        args: spec.args,
+        env,
+        dir: spec.dir,
+        user: spec.user,
+        rlimits: spec.rlimits,
+        terminal: spec.tty.map(|tty| {
+            let size = tty.size();
+            Terminal { columns: size.columns, rows: size.rows }
+        }),
+    })
+}
+
+async fn scan_disks(host: Arc<Host>, slots: Arc<Slots>) {
+    loop {
+        for container in slots.containers() {
+            let scanner = Arc::clone(&host);
+            let scan = move || {
+                if let Ok(usage) = scanner.store.usage(&container.handle) {
+                    *container.disk.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+                }
+            };
+            if blocking(scan).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(DISK_SCAN_INTERVAL).await;
+    }
+}
+
+async fn retry_destroys(host: Arc<Host>, slots: Arc<Slots>) {
+    loop {
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        for container in slots.containers() {
+            let failed = container.half_destroyed.load(Ordering::SeqCst);
+            if failed && !container.destroying.swap(true, Ordering::SeqCst) {
+                let _ = remove(&host, &slots, &container).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Before the first container: is this host fit, and what is missing?
+
+use std::{
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicU64,
+};
+
+use crate::{
+    Config,
+    cgroup::Cgroups,
+    container::{self, Depot, Host, blocking},
+    network::Network,
+    process::InitBinary,
+    rootfs::Store,
+};
+
+/// Why the backend cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Only root can make containers.
+    #[error("the Linux backend needs root: run garden-server as root, or with --backend fake")]
+    NotRoot,
+    /// The supervisor's binary is nowhere.
+    #[error("cannot find garden-init: it belongs beside {0:?} (build it with `cargo build`)")]
+    NoInit(PathBuf),
+    /// Something that all containers share.
+    #[error(transparent)]
+    Container(#[from] container::Error),
+}
+
+/// Opens everything that containers are made of, and says what this host lacks.
+pub(crate) async fn open(config: Config) -> Result<Host, Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let opening = config.clone();
+    let opened = blocking(move || -> Result<_, Error> {
+        let init = InitBinary::load(&init_binary(&opening)?).map_err(container::Error::from)?;
+        let depot = Depot::open(&opening.depot, opening.die_at_record_write)?;
+        let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
+        let cgroups = Cgroups::detect(&opening.tag).map_err(container::Error::from)?;
+        Ok((init, depot, store, cgroups))
+    });
+    let (init, depot, store, cgroups) = opened.await??;
+    if !cgroups.missing().is_empty() {
+        tracing::warn!(missing = ?cgroups.missing(), "cgroup controllers that this host lacks: no such limits");
+    }
+    let network = Network::start(&config.network, &config.tag, &depot.host_directory()).await;
+    let network = network.map_err(container::Error::from)?;
+    let trash = tokio::sync::Notify::new();
+    Ok(Host {
+        config,
+        depot,
+        store,
+        cgroups,
+        network,
+        init,
+        oom_kills: AtomicU64::new(0),
+        dropped_bytes: AtomicU64::new(0),
+        trash,
+    })
+}
+
+fn init_binary(config: &Config) -> Result<PathBuf, Error> {
+    if let Some(path) = &config.init_binary {
+        return Ok(path.clone());
+    }
+    let own = std::env::current_exe().unwrap_or_default();
+    // Tests run from a directory below the one where binaries are.
+    let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("garden-init"));
+    beside.into_iter().find(|path| path.is_file()).ok_or(Error::NoInit(own))
+}
+
+/// Whether this host can run containers: a line for each thing that matters, and whether it is there.
+pub fn check(config: &Config) -> Vec<(bool, String)> {
+    let mut lines = Vec::new();
+    let root = rustix::process::geteuid().is_root();
+    lines.push((root, "running as root".to_owned()));
+    lines.push(match init_binary(config) {
+        Ok(path) => (true, format!("supervisor {path:?}")),
+        Err(error) => (false, error.to_string()),
+    });
+    let file_systems = std::fs::read("/proc/filesystems").unwrap_or_default();
+    let has = |name: &[u8]| file_systems.split(|b| b.is_ascii_whitespace()).any(|word| word == name);
+    lines.push((has(b"overlay"), "overlay file system".to_owned()));
+    for namespace in ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"] {
+        lines.push((Path::new("/proc/self/ns").join(namespace).exists(), format!("{namespace} namespaces")));
+    }
+    if root {
+        lines.push(match Cgroups::detect(&config.tag) {
+            Ok(cgroups) if cgroups.missing().is_empty() => (true, "cgroup controllers".to_owned()),
+            Ok(cgroups) => (false, format!("cgroup controllers missing: {:?}", cgroups.missing())),
+            Err(error) => (false, protocol::Error::failed(&error).to_string()),
+        });
+    }
+    let depot = config.depot.as_os_str().as_bytes().starts_with(b"/");
+    lines.push((depot, format!("depot {:?} is an absolute path", config.depot)));
+    lines
+}
+
+/// Removes everything that servers with this tag and these directories ever made on this host: containers first, then
+/// what they shared. Fails while such a server runs.
+pub async fn cleanup(config: &Config) -> Result<(), Error> {
+    let mut config = config.clone();
+    config.destroy_containers_on_startup = true;
+    config.die_at_record_write = None;
+    let (tag, depot) = (config.tag.clone(), config.depot.clone());
+    let host = std::sync::Arc::new(open(config).await?);
+    container::recover(&host, true).await?;
+    let cleaner = std::sync::Arc::clone(&host);
+    let emptied = blocking(move || -> Result<(), container::Error> {
+        cleaner.cgroups.cleanup(std::time::Duration::from_secs(5))?;
+        Ok(cleaner.store.empty_trash()?)
+    });
+    emptied.await??;
+    drop(host);
+    Network::cleanup(&tag, &depot.join("host")).await.map_err(container::Error::from)?;
+    Ok(())
+}

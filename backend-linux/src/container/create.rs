@@ -1,0 +1,129 @@
+//! Making a container, all or nothing.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use protocol::{BindMountMode, BindMountOrigin, ContainerSpec};
+
+use super::{Container, Error, Host, Record, State, blocking, destroy, etc};
+use crate::{
+    cgroup::Leaf,
+    process::{Error as ProcessError, Supervisor},
+    rootfs::Image,
+    supervisor::{Bind, IdRange, Reply, Request, Rootfs, StartRequest},
+};
+
+/// How long a supervisor may take to make its container.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Root inside is the highest id outside, every other id is itself.
+const ID_MAP: [IdRange; 2] = [
+    IdRange { inside: 0, outside: 4_294_967_294, count: 1 },
+    IdRange { inside: 1, outside: 1, count: 4_294_967_293 },
+];
+
+/// Makes the container of that handle, which the caller has reserved. On error nothing of it is left.
+pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Result<Arc<Container>, Error> {
+    let rootfs = spec.rootfs_uri().unwrap_or_default().to_owned();
+    let finder = Arc::clone(host);
+    let image = blocking(move || finder.store.image(&rootfs)).await??;
+    let lease = host.network.plan(&spec.network)?;
+    let assignment = lease.assignment().clone();
+    let ports = host.network.reserve_ports(&assignment, &spec.net_in)?;
+    let record = Record {
+        handle,
+        state: State::Creating,
+        created_at: SystemTime::now(),
+        grace_time: spec.grace_time,
+        privileged: spec.privileged,
+        env: spec.env.clone(),
+        properties: spec.properties.clone(),
+        limits: spec.limits,
+        assignment,
+        ports,
+        net_out: spec.net_out.clone(),
+        events: Vec::new(),
+        oom_kills_seen: 0,
+    };
+    match make(host, &record, image, spec).await {
+        Ok(record) => Ok(Container::new(host, record, lease)),
+        Err(error) => {
+            // It says itself what could not be undone, and is tried again by whoever starts next.
+            if let Err(undo) = destroy(host, &record).await {
+                tracing::error!(handle = record.handle, error = %protocol::Error::failed(&undo), "cannot undo a create");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn make(host: &Arc<Host>, record: &Record, image: Image, spec: ContainerSpec) -> Result<Record, Error> {
+    let (maker, planned) = (Arc::clone(host), record.clone());
+    let (supervisor, request) = blocking(move || prepare(&maker, &planned, image, &spec)).await??;
+    let start = supervisor.ask(&request, &[]);
+    let (reply, fds) =
+        tokio::time::timeout(START_LIMIT, start).await.map_err(|_| ProcessError::Silent(START_LIMIT))??;
+    let (netns, netlink) = match (reply, <[_; 2]>::try_from(fds)) {
+        (Reply::Started, Ok([netns, netlink])) => (netns, netlink),
+        (reply, _) => return Err(ProcessError::Nonsense(format!("{reply:?}")).into()),
+    };
+    host.network.attach(&record.assignment, std::os::fd::AsFd::as_fd(&netns), netlink).await?;
+    if !record.ports.is_empty() {
+        host.network.open_ports(&record.assignment, &record.ports).await?;
+    }
+    let (writer, mut record) = (Arc::clone(host), record.clone());
+    blocking(move || {
+        record.state = State::Active;
+        writer.depot.write(&record)?;
+        Ok(record)
+    })
+    .await?
+}
+
+/// Everything that does not need the container's namespaces. The record comes first.
+fn prepare(
+    host: &Host,
+    record: &Record,
+    image: Image,
+    spec: &ContainerSpec,
+) -> Result<(Supervisor, Request), Error> {
+    let handle = &record.handle;
+    let directory = host.depot.make(handle)?;
+    host.depot.write(record)?;
+    let supervisor = Supervisor::at(&directory);
+    supervisor.start(&host.init)?;
+    host.cgroups.create(handle, &record.limits)?;
+    let owner = if record.privileged { 0 } else { ID_MAP[0].outside };
+    let layer = host.store.create_write_layer(handle, (owner, owner))?;
+    let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
+    let mount_point = directory.join("root");
+    let depot_error = |doing, path: &std::path::Path| {
+        let (handle, path) = (handle.clone(), path.to_owned());
+        move |source| Error::Depot { handle, doing, path, source }
+    };
+    std::fs::create_dir(&mount_point)
+        .and_then(|()| std::fs::set_permissions(&mount_point, PermissionsExt::from_mode(0o700)))
+        .map_err(depot_error("make", &mount_point))?;
+    let address = record.assignment.container_ip.into();
+    let mut binds = etc::write(&directory, handle, address, owner)
+        .map_err(depot_error("write hosts and resolv.conf in", &directory))?;
+    binds.extend(spec.bind_mounts.iter().map(|bind| Bind {
+        source: bind.src_path.clone().into(),
+        target: std::path::Path::new("/").join(&bind.dst_path),
+        read_only: bind.mode == BindMountMode::ReadOnly,
+        from_container: bind.origin == BindMountOrigin::Container,
+    }));
+    let request = StartRequest {
+        hostname: etc::hostname(handle),
+        mount_point,
+        rootfs,
+        id_map: (!record.privileged).then(|| ID_MAP.to_vec()),
+        binds,
+        init_cgroup: host.cgroups.entry(handle, Leaf::Init),
+        main_cgroup: host.cgroups.entry(handle, Leaf::Main),
+    };
+    Ok((supervisor, Request::Start(Box::new(request))))
+}

@@ -1,0 +1,69 @@
+//! The one undo: idempotent, driven by the record, for every caller.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Error, Host, Record, State, blocking};
+use crate::{
+    process::{Error as ProcessError, Supervisor},
+    supervisor::Request,
+};
+
+/// How long processes may take to die. Longer than that they hang in the kernel.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a cgroup may take to empty once its processes are dead.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Removes every trace of the container that the record describes. Goes on after an error, so that as much as
+/// possible is gone; the record stays until everything is.
+pub async fn destroy(host: &Arc<Host>, record: &Record) -> Result<(), Error> {
+    let handle = &record.handle;
+    let mut causes = Vec::new();
+
+    let (writer, mut going) = (Arc::clone(host), record.clone());
+    going.state = State::Destroying;
+    let noted = blocking(move || writer.depot.write(&going)).await;
+    // Without its directory nothing was ever made, or all is gone but this.
+    if let Err(error) | Ok(Err(error)) = noted
+        && host.depot.directory(handle).exists()
+    {
+        causes.push(error);
+    }
+
+    if let Err(error) = end_processes(host, record).await {
+        causes.push(error);
+    }
+    if let Err(error) = host.network.release(&record.assignment, &record.ports).await {
+        causes.push(error.into());
+    }
+    let (remover, name) = (Arc::clone(host), handle.clone());
+    let removed = blocking(move || {
+        let mut causes: Vec<Error> = Vec::new();
+        causes.extend(remover.cgroups.remove(&name, CGROUP_PATIENCE).err().map(Error::from));
+        causes.extend(remover.store.discard_write_layer(&name).err().map(Error::from));
+        if causes.is_empty() {
+            causes.extend(remover.depot.remove(&name).err());
+        }
+        causes
+    });
+    match removed.await {
+        Ok(more) => causes.extend(more),
+        Err(error) => causes.push(error),
+    }
+    if causes.is_empty() { Ok(()) } else { Err(Error::Destroy { handle: handle.clone(), causes }) }
+}
+
+/// Has the supervisor end everything; where there is none, or it does not answer, kills what is in the cgroup.
+async fn end_processes(host: &Arc<Host>, record: &Record) -> Result<(), Error> {
+    let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
+    let shutdown = tokio::time::timeout(SHUTDOWN_LIMIT, supervisor.command(&Request::Shutdown)).await;
+    match shutdown.unwrap_or(Err(ProcessError::Silent(SHUTDOWN_LIMIT))) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.is_gone() => {}
+        Err(error) => {
+            tracing::warn!(handle = record.handle, %error, "killing what is left of a container");
+        }
+    }
+    let (killer, handle) = (Arc::clone(host), record.handle.clone());
+    Ok(blocking(move || killer.cgroups.kill(&handle)).await??)
+}

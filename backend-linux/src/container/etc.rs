@@ -1,0 +1,75 @@
+//! The container's `/etc/hosts` and `/etc/resolv.conf`.
+
+use std::{fs, io, net::IpAddr, os::unix::fs::chown, path::Path};
+
+use crate::supervisor::Bind;
+
+/// Where systemd-resolved keeps the servers behind its own.
+const UPSTREAM_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The last 49 characters of the handle.
+pub fn hostname(handle: &str) -> String {
+    let characters = handle.chars().count();
+    let name: String = handle.chars().skip(characters.saturating_sub(49)).collect();
+    // The kernel takes 64 bytes.
+    let cut = name.char_indices().map(|(at, _)| at).find(|at| name.len() - at <= 64);
+    name[cut.unwrap_or(0)..].to_owned()
+}
+
+/// Writes both files into `directory`, owned by the container's root, and says where they go.
+pub fn write(directory: &Path, handle: &str, address: IpAddr, owner: u32) -> io::Result<Vec<Bind>> {
+    let hosts = format!("127.0.0.1 localhost\n{address} {}\n", hostname(handle));
+    let mut binds = Vec::new();
+    for (name, text) in [("hosts", hosts), ("resolv.conf", resolv_conf())] {
+        let path = directory.join(name);
+        fs::write(&path, text)?;
+        chown(&path, Some(owner), Some(owner))?;
+        let target = Path::new("/etc").join(name);
+        binds.push(Bind { source: path, target, read_only: false, from_container: false });
+    }
+    Ok(binds)
+}
+
+/// The host's name servers, as far as a container can reach them.
+fn resolv_conf() -> String {
+    // A host without the file has no name servers.
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let usable = without_loopback(&host);
+    if has_server(&usable) || !has_server(&host) {
+        return usable;
+    }
+    without_loopback(&fs::read_to_string(UPSTREAM_RESOLV_CONF).unwrap_or_default())
+}
+
+fn server(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace();
+    (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+}
+
+fn has_server(text: &str) -> bool {
+    text.lines().any(|line| server(line).is_some())
+}
+
+fn without_loopback(text: &str) -> String {
+    let loopback =
+        |line: &str| server(line).is_some_and(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
+    text.lines().filter(|line| !loopback(line)).map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hostname_is_the_end_of_the_handle() {
+        assert_eq!(hostname("short"), "short");
+        assert_eq!(hostname(&("x".to_owned() + &"y".repeat(49))), "y".repeat(49));
+        assert!(hostname(&"ä".repeat(60)).len() <= 64);
+    }
+
+    #[test]
+    fn name_servers_on_loopback_are_left_out() {
+        let text = "search a b\nnameserver 127.0.0.53\nnameserver 10.0.0.2\nnameserver ::1\n";
+        assert_eq!(without_loopback(text), "search a b\nnameserver 10.0.0.2\n");
+    }
+}

@@ -1,0 +1,189 @@
+//! Containers: what is known of one, and the only place that orders the steps of its life.
+//!
+//! ```text
+//!            create                      stop
+//!  (nothing) ------> Creating --> Active ----> Stopped
+//!                       |            |            |
+//!                       | failure    | destroy    | destroy
+//!                       v            v            v
+//!                   Destroying --------------------------> (nothing)
+//! ```
+//!
+//! The record on disk says where a container is, and is written before each step: `Creating` before anything of it
+//! exists, `Active` when all of it does, `Destroying` before anything of it goes. Whoever finds a record that is not
+//! `Active` or `Stopped` when the server starts finishes the destruction, by the same [`destroy`] that a failed create
+//! and a client's request go through.
+
+mod create;
+mod depot;
+mod destroy;
+mod etc;
+mod record;
+mod recover;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use rustix::fs::FlockOperation;
+
+pub use create::create;
+pub use depot::Depot;
+pub use destroy::destroy;
+pub use record::{Record, State};
+pub use recover::recover;
+
+use crate::{
+    Config,
+    cgroup::Cgroups,
+    network::{Lease, Network},
+    process::{InitBinary, Processes, Supervisor},
+    rootfs::{Store, Usage},
+};
+
+/// What a container that runs out of memory is said to have met.
+pub const OUT_OF_MEMORY: &str = "Out of memory";
+
+/// The parts that every container is made of, and this server's settings.
+pub struct Host {
+    pub config: Config,
+    pub depot: Depot,
+    pub store: Store,
+    pub cgroups: Cgroups,
+    pub network: Network,
+    pub init: InitBinary,
+    pub oom_kills: AtomicU64,
+    /// Output bytes that containers which are gone have lost.
+    pub dropped_bytes: AtomicU64,
+    /// Told when there is something to remove for good.
+    pub trash: tokio::sync::Notify,
+}
+
+/// What can go wrong with a container.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its record or its directory.
+    #[error("container {handle:?}: cannot {doing} {path:?}")]
+    Depot { handle: String, doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// Its root filesystem.
+    #[error("root filesystem")]
+    Rootfs(#[from] crate::rootfs::Error),
+    /// Its network.
+    #[error("network")]
+    Network(#[from] crate::network::Error),
+    /// Its cgroups.
+    #[error("cgroup")]
+    Cgroup(#[from] crate::cgroup::Error),
+    /// Its supervisor.
+    #[error(transparent)]
+    Supervisor(#[from] crate::process::Error),
+    /// Several things while it was destroyed.
+    #[error("destroying container {handle:?} is not complete, and will be tried again: {}", list(.causes))]
+    Destroy { handle: String, causes: Vec<Error> },
+    /// A task of the server's own was ended.
+    #[error("the server is stopping")]
+    Stopping(#[from] tokio::task::JoinError),
+}
+
+fn list(causes: &[Error]) -> String {
+    let texts = causes.iter().map(|cause| protocol::Error::failed(cause).to_string());
+    texts.collect::<Vec<_>>().join("; ")
+}
+
+/// A container that exists.
+pub struct Container {
+    pub handle: String,
+    pub supervisor: Supervisor,
+    pub processes: Arc<Processes>,
+    /// Set while a destroy of it runs.
+    pub destroying: AtomicBool,
+    /// Set once a destroy of it has failed.
+    pub half_destroyed: AtomicBool,
+    /// What the background scan found last.
+    pub disk: Mutex<Usage>,
+    pub lease: Lease,
+    record: RwLock<Arc<Record>>,
+    /// Held while the record is written, so that its versions reach the disk in order.
+    writing: Mutex<()>,
+}
+
+impl Container {
+    /// What is known of it now.
+    pub fn record(&self) -> Arc<Record> {
+        Arc::clone(&self.record.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes what is known of it, on disk first. Blocks.
+    pub fn update(&self, depot: &Depot, change: impl FnOnce(&mut Record)) -> Result<Arc<Record>, Error> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut record = Record::clone(&self.record());
+        change(&mut record);
+        depot.write(&record)?;
+        let record = Arc::new(record);
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&record);
+        Ok(record)
+    }
+
+    /// Puts together what recovery and creation both end with.
+    fn new(host: &Arc<Host>, record: Record, lease: Lease) -> Arc<Container> {
+        Arc::new_cyclic(|container: &std::sync::Weak<Container>| {
+            let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
+            let (container, host) = (container.clone(), Arc::downgrade(host));
+            let on_exit = move |status| {
+                let (container, host) = (container.upgrade(), host.upgrade());
+                Box::pin(async move {
+                    if let (Some(container), Some(host), true) = (container, host, status != 0) {
+                        note_oom_kills(&host, &container).await;
+                    }
+                }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
+            };
+            Container {
+                handle: record.handle.clone(),
+                processes: Processes::new(supervisor.clone(), Arc::new(on_exit)),
+                supervisor,
+                destroying: AtomicBool::new(false),
+                half_destroyed: AtomicBool::new(false),
+                disk: Mutex::default(),
+                lease,
+                record: RwLock::new(Arc::new(record)),
+                writing: Mutex::new(()),
+            }
+        })
+    }
+}
+
+/// Runs what blocks where it may.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    Ok(tokio::task::spawn_blocking(work).await?)
+}
+
+/// Looks whether the kernel has killed something for want of memory, and keeps it as an event.
+pub async fn note_oom_kills(host: &Arc<Host>, container: &Arc<Container>) {
+    let (host, container) = (Arc::clone(host), Arc::clone(container));
+    let noted = blocking(move || -> Result<(), Error> {
+        let kills = host.cgroups.oom_kills(&container.handle)?;
+        let seen = container.record().oom_kills_seen;
+        if kills > seen {
+            host.oom_kills.fetch_add(kills - seen, std::sync::atomic::Ordering::Relaxed);
+            container.update(&host.depot, |record| {
+                record.oom_kills_seen = kills;
+                record.events.push(OUT_OF_MEMORY.to_owned());
+            })?;
+        }
+        Ok(())
+    });
+    if let Err(error) | Ok(Err(error)) = noted.await {
+        tracing::warn!(error = %protocol::Error::failed(&error), "cannot tell whether a process ran out of memory");
+    }
+}
+
+/// Locks a directory against another server, for as long as the descriptor is open.
+pub fn lock_directory(path: &std::path::Path) -> std::io::Result<std::fs::File> {
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(path.join("lock"))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}

@@ -1,0 +1,95 @@
+//! What a new server does with what an earlier one left: each record is adopted or destroyed.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Container, Error, Host, Record, State, blocking, destroy};
+use crate::{
+    network::Lease,
+    process::{Error as ProcessError, Supervisor},
+    supervisor::{Reply, Request},
+};
+
+/// How long a stray group's processes may take to die.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a supervisor may take to answer.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Finds every container again, and removes what no record owns. Runs before the first request.
+pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Container>>, Error> {
+    let loader = Arc::clone(host);
+    let (records, strays) = blocking(move || loader.depot.load()).await??;
+    let (kept, gone): (Vec<Record>, Vec<Record>) = records
+        .into_iter()
+        .partition(|record| !destroy_all && matches!(record.state, State::Active | State::Stopped));
+
+    // All leases are taken before anything is given back.
+    let mut leased = Vec::new();
+    for record in kept {
+        let lease = host.network.adopt(&record.assignment, &record.ports)?;
+        leased.push((record, lease));
+    }
+    let owned = leased.iter().map(|(record, _)| (record.assignment.clone(), record.ports.clone())).collect();
+
+    for record in gone {
+        let adopted = host.network.adopt(&record.assignment, &record.ports);
+        if let Err(error) = destroy(host, &record).await {
+            tracing::error!(handle = record.handle, error = %protocol::Error::failed(&error), "cannot destroy");
+        }
+        drop(adopted);
+    }
+    let links = host.network.sweep(owned).await?;
+    if !links.is_empty() {
+        tracing::info!(?links, "removed links that no container owned");
+    }
+
+    let mut containers = Vec::new();
+    for (record, lease) in leased {
+        containers.push(adopt(host, record, lease).await);
+    }
+    for handle in &strays {
+        // A record that cannot be read may have had a supervisor; one that was never written had none.
+        let supervisor = Supervisor::at(&host.depot.directory(handle));
+        let _ = tokio::time::timeout(LIST_LIMIT, supervisor.command(&Request::Shutdown)).await;
+    }
+    let handles: Vec<String> = containers.iter().map(|container| container.handle.clone()).collect();
+    let sweeper = Arc::clone(host);
+    blocking(move || sweep(&sweeper, &handles, &strays)).await??;
+    Ok(containers)
+}
+
+/// Removes what no record owns.
+fn sweep(host: &Host, handles: &[String], strays: &[String]) -> Result<(), Error> {
+    let owned = || handles.iter().map(String::as_str);
+    for handle in strays {
+        host.depot.remove(handle)?;
+    }
+    let groups = host.cgroups.sweep(owned(), SWEEP_PATIENCE)?;
+    let layers = host.store.sweep(owned())?;
+    if !strays.is_empty() || !groups.is_empty() || layers > 0 {
+        tracing::info!(?strays, ?groups, layers, "removed what no container owned");
+    }
+    Ok(())
+}
+
+async fn adopt(host: &Arc<Host>, record: Record, lease: Lease) -> Arc<Container> {
+    let container = Container::new(host, record, lease);
+    if let Err(error) = adopt_processes(&container).await {
+        tracing::error!(handle = container.handle, %error, "a container's processes cannot be found again");
+    }
+    super::note_oom_kills(host, &container).await;
+    container
+}
+
+async fn adopt_processes(container: &Arc<Container>) -> Result<(), ProcessError> {
+    let supervisor: &Supervisor = &container.supervisor;
+    let list = tokio::time::timeout(LIST_LIMIT, supervisor.ask(&Request::List, &[])).await;
+    let processes = match list.unwrap_or(Err(ProcessError::Silent(LIST_LIMIT)))?.0 {
+        Reply::Processes { processes } => processes,
+        other => return Err(ProcessError::Nonsense(format!("{other:?}"))),
+    };
+    for process in processes {
+        container.processes.adopt(process.id).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Children of the container that are not processes of a user: files in and out, signals to all.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use backend_linux::{
+    rootfs::{
+        maybe_gunzip,
+        untar::{End, Options, Owner, Resolve, untar},
+    },
+    supervisor::Failure,
+};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+};
+use rustix::{
+    fs::{Mode, OFlags, fcntl_setfl, open},
+    pipe::{PipeFlags, pipe_with},
+    process::Pid,
+};
+
+use crate::{
+    enter::{self, Inside},
+    start::Container,
+};
+
+/// How often it is looked whether all processes are gone.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Starts a child and gives its status pipe.
+fn child(container: &Container, act: impl FnOnce() -> Result<(), Failure>) -> io::Result<(Pid, OwnedFd)> {
+    let (status, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    fcntl_setfl(&status, OFlags::NONBLOCK)?;
+    let (pid, _) = enter::spawn(container, writer, act)?;
+    Ok((pid, status))
+}
+
+fn one(fds: Vec<OwnedFd>) -> io::Result<File> {
+    let mut fds = fds.into_iter();
+    match (fds.next(), fds.next()) {
+        (Some(fd), None) => Ok(File::from(fd)),
+        _ => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "exactly one descriptor belongs to this request"))
+        }
+    }
+}
+
+/// A path of a request, relative to the user's home.
+fn absolute(inside: &Inside<'_>, path: &str) -> PathBuf {
+    Path::new("/").join(&inside.user.home).join(path)
+}
+
+fn failed(error: &dyn std::error::Error) -> Failure {
+    Failure::other(protocol::Error::failed(error).to_string())
+}
+
+/// Starts a child that unpacks a tar.
+pub fn stream_in(
+    container: &Container,
+    user: &str,
+    path: &str,
+    fds: Vec<OwnedFd>,
+) -> io::Result<(Pid, OwnedFd)> {
+    let tar = one(fds)?;
+    child(container, || {
+        let inside = enter::enter(container, user)?;
+        inside.become_root()?;
+        let target = absolute(&inside, path);
+        inside.make_directory(&target)?;
+        inside.become_user()?;
+        let context = |error: io::Error| Failure::other(format!("{}: {error}", target.display()));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open(&target, flags, Mode::empty()).map_err(|error| context(error.into()))?;
+        // As tar does it: root restores owners, others own what they unpack. Whether the stream was cut off is known
+        // at its other end.
+        let owner = if inside.user.uid == 0 { Owner::Archive } else { Owner::Caller };
+        let options = Options { owner, resolve: Resolve::ThroughLinks, end: End::MayBeUnmarked };
+        let tar = maybe_gunzip(tar).map_err(context)?;
+        untar(tar, root.as_fd(), &options).map_err(|error| failed(&error))?;
+        Ok(())
+    })
+}
+
+/// Starts a child that packs a tar.
+pub fn stream_out(
+    container: &Container,
+    user: &str,
+    path: &str,
+    fds: Vec<OwnedFd>,
+) -> io::Result<(Pid, OwnedFd)> {
+    let tar = one(fds)?;
+    child(container, || {
+        let inside = enter::enter(container, user)?;
+        inside.become_root()?;
+        inside.become_user()?;
+        let source = absolute(&inside, path);
+        let _ = (tar, source);
+        Err(Failure::other("later"))
+    })
+}
+
+/// Starts a child that sends a signal to every process of the container but its init, and waits until they are gone.
+pub fn signal_all(container: &Container, signal: i32, patience: Duration) -> io::Result<(Pid, OwnedFd)> {
+    let signal = Signal::try_from(signal)?;
+    child(container, || {
+        // In the pid namespace, in which this child was born, -1 is everyone but init and the caller.
+        let everyone = |signal: Option<Signal>| kill(nix::unistd::Pid::from_raw(-1), signal);
+        let deadline = Instant::now() + patience;
+        let mut sent = everyone(Some(signal));
+        loop {
+            match sent {
+                Err(Errno::ESRCH) => return Ok(()),
+                Err(error) => return Err(Failure::other(format!("signal all processes: {error}"))),
+                Ok(()) if Instant::now() >= deadline => {
+                    return Err(Failure::other(format!("processes still run {patience:?} after {signal}")));
+                }
+                Ok(()) => std::thread::sleep(LOOK_INTERVAL),
+            }
+            // A process that was just being forked may have been missed by a kill.
+            sent = everyone(Some(signal).filter(|signal| *signal == Signal::SIGKILL));
+        }
+    })
+}

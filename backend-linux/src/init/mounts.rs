@@ -1,0 +1,176 @@
+//! Mounts that take the host's privileges, or the host's paths: made by the supervisor as detached mounts, which the
+//! container's init then puts in place.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use backend_linux::{
+    supervisor::{Bind, Failure, Rootfs, StartRequest},
+    sys::{idmap_mount, set_mount_read_only},
+};
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, makedev, mkdirat, mknodat, open, symlinkat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+        open_tree,
+    },
+    process::{Gid, Uid},
+};
+
+use crate::start::fail;
+
+/// What the container's init gets, in this order.
+pub struct Outside {
+    root: OwnedFd,
+    dev: OwnedFd,
+    pub devpts: OwnedFd,
+    binds: Vec<OwnedFd>,
+}
+
+impl Outside {
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        [&self.root, &self.dev, &self.devpts].into_iter().chain(&self.binds).map(AsFd::as_fd).collect()
+    }
+}
+
+/// Makes them. `outside_id` maps ids of the container to the host's.
+pub fn prepare(
+    request: &StartRequest,
+    userns: Option<BorrowedFd<'_>>,
+    outside_id: impl Fn(u32) -> u32,
+) -> Result<Outside, Failure> {
+    let root_id = outside_id(0);
+    let dev = device_directory(root_id).map_err(|error| fail("make /dev", error))?;
+    let devpts = file_system(
+        "devpts",
+        &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", &outside_id(5).to_string())],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+    .map_err(|error| fail("make /dev/pts", error))?;
+    let outside = in_private_mount_namespace(|| {
+        let Rootfs::Overlay { lower, upper, work } = &request.rootfs;
+        let root = overlay(lower, upper, work, &request.mount_point, userns)?;
+        let binds =
+            request.binds.iter().filter(|bind| !bind.from_container).map(bind).collect::<Result<_, _>>()?;
+        Ok((root, binds))
+    });
+    let (root, binds) = outside?;
+    Ok(Outside { root, dev, devpts, binds })
+}
+
+/// Runs `make` in a mount namespace of its own, so that what it mounts on the way is never seen on the host, and the
+/// host's mounts are not pinned afterwards.
+fn in_private_mount_namespace<T>(make: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let host = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| fail("open the host's mount namespace", error))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| fail("new mount namespace", error))?;
+    let made = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|error| fail("make / private", error))
+        .and_then(|()| make());
+    setns(&host, CloneFlags::CLONE_NEWNS)
+        .map_err(|error| fail("go back to the host's mount namespace", error))?;
+    made
+}
+
+/// A detached copy of the mount at `path`.
+fn clone_of(path: &Path, more: OpenTreeFlags) -> io::Result<OwnedFd> {
+    Ok(open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | more)?)
+}
+
+fn bind(bind: &Bind) -> Result<OwnedFd, Failure> {
+    let mount = clone_of(&bind.source, OpenTreeFlags::AT_RECURSIVE)
+        .map_err(|error| fail(&format!("bind mount of {:?}", bind.source), error))?;
+    if bind.read_only {
+        set_mount_read_only(mount.as_fd())
+            .map_err(|error| fail(&format!("make the bind mount of {:?} read-only", bind.source), error))?;
+    }
+    Ok(mount)
+}
+
+/// A detached overlay. Its image is shown with the container's ids, so that root inside owns what root owns in it.
+fn overlay(
+    lower: &Path,
+    upper: &Path,
+    work: &Path,
+    mount_point: &Path,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, Failure> {
+    let context = |what: &str, path: &Path| format!("root filesystem: {what} {path:?}");
+    let mut lower: PathBuf = lower.to_owned();
+    if let Some(userns) = userns {
+        let image = clone_of(&lower, OpenTreeFlags::empty())
+            .map_err(|error| fail(&context("open", &lower), error))?;
+        idmap_mount(image.as_fd(), userns).map_err(|error| {
+            fail(&context("the file system does not allow mapped ids (idmapped mounts) of", &lower), error)
+        })?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&image, "", CWD, mount_point, flags)
+            .map_err(|error| fail(&context("mount", mount_point), error))?;
+        lower = mount_point.to_owned();
+    }
+    // By descriptor, so that no character of a path can mean something to overlay.
+    let directory = |path: &Path| {
+        open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| fail(&context("open", path), error))
+    };
+    let (lower, upper, work) = (directory(&lower)?, directory(upper)?, directory(work)?);
+    let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mount = || -> io::Result<OwnedFd> {
+        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&fs, "source", "overlay")?;
+        fsconfig_set_string(&fs, "lowerdir", path(&lower))?;
+        fsconfig_set_string(&fs, "upperdir", path(&upper))?;
+        fsconfig_set_string(&fs, "workdir", path(&work))?;
+        // The write layer is gone with the container: no need to wait for the disk, ever.
+        fsconfig_set_flag(&fs, "volatile")?;
+        fsconfig_create(&fs)?;
+        Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?)
+    };
+    mount().map_err(|error| fail("root filesystem: mount the overlay", error))
+}
+
+fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(&fs, *key, *value)?;
+    }
+    fsconfig_create(&fs)?;
+    Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// `/dev`: device nodes, which a user namespace could not make itself.
+fn device_directory(root_id: u32) -> io::Result<OwnedFd> {
+    let owner = root_id.to_string();
+    let options = [("mode", "0755"), ("size", "64k"), ("uid", &owner), ("gid", &owner)];
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let dev = file_system("tmpfs", &options, attributes)?;
+    let (uid, gid) = (Uid::from_raw(root_id), Gid::from_raw(root_id));
+    let own = |name: &str| chownat(&dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+    for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
+        mknodat(&dev, name, FileType::CharacterDevice, Mode::from(0o666), makedev(1, minor))?;
+        own(name)?;
+    }
+    mknodat(&dev, "tty", FileType::CharacterDevice, Mode::from(0o666), makedev(5, 0))?;
+    own("tty")?;
+    let links = [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ];
+    for (name, target) in links {
+        symlinkat(target, &dev, name)?;
+        own(name)?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        mkdirat(&dev, name, Mode::from(0o755))?;
+        own(name)?;
+    }
+    Ok(dev)
+}

@@ -1,0 +1,353 @@
+//! The event loop: requests in, children reaped, output drained.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use backend_linux::supervisor::{Failure, FailureKind, ProcessState, Reply, Request, recv, send};
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{OFlags, fcntl_setfl},
+    net::{SocketFlags, accept_with},
+    process::{Pid, WaitOptions, WaitStatus, wait},
+};
+
+use crate::{files, process::Process, start::Container};
+
+/// The supervisor and all it knows.
+pub struct Supervisor {
+    listener: OwnedFd,
+    children: SignalFd,
+    connections: BTreeMap<u64, OwnedFd>,
+    processes: BTreeMap<u64, Process>,
+    jobs: BTreeMap<u64, Job>,
+    container: Option<Container>,
+    next_key: u64,
+    /// The connection that asked for the end.
+    shutdown: Option<u64>,
+}
+
+/// A child that does one thing for a connection and ends.
+struct Job {
+    pid: Pid,
+    connection: u64,
+    /// Where it says why it failed.
+    status: OwnedFd,
+}
+
+/// What a descriptor is about.
+#[derive(Clone, Copy)]
+enum Source {
+    Children,
+    Listener,
+    Connection(u64),
+    Process(u64),
+}
+
+impl Supervisor {
+    pub fn new(listener: OwnedFd) -> io::Result<Supervisor> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGCHLD);
+        signals.thread_block()?;
+        let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        fcntl_setfl(&listener, OFlags::NONBLOCK)?;
+        Ok(Supervisor {
+            listener,
+            children,
+            connections: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            container: None,
+            next_key: 0,
+            shutdown: None,
+        })
+    }
+
+    /// Serves until somebody asks for the end.
+    pub fn serve(mut self) -> io::Result<()> {
+        loop {
+            for source in self.wait()? {
+                match source {
+                    Source::Children => while matches!(self.children.read_signal(), Ok(Some(_))) {},
+                    Source::Listener => self.accept(),
+                    Source::Connection(key) => self.receive(key),
+                    Source::Process(key) => {
+                        if let Some(process) = self.processes.get_mut(&key) {
+                            process.pump(self.shutdown.is_some());
+                        }
+                    }
+                }
+            }
+            let childless = self.reap();
+            self.settle();
+            let ended = self.processes.values().all(|process| process.exit_status().is_some());
+            if let (Some(connection), true, true) = (self.shutdown, childless, ended) {
+                self.reply(connection, &Reply::Done, &[]);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until something can be done, and says what.
+    fn wait(&self) -> io::Result<Vec<Source>> {
+        let mut sources = vec![Source::Children, Source::Listener];
+        let mut fds =
+            vec![PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
+        for (key, connection) in &self.connections {
+            sources.push(Source::Connection(*key));
+            fds.push(PollFd::new(connection, PollFlags::IN));
+        }
+        let mut deadline: Option<Instant> = None;
+        for (key, process) in &self.processes {
+            for fd in process.poll_fds() {
+                sources.push(Source::Process(*key));
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            }
+            deadline = [deadline, process.deadline()].into_iter().flatten().min();
+        }
+        let timeout = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            result => result?,
+        };
+        let ready = sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|(source, _)| *source).collect())
+    }
+
+    fn key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+
+    fn accept(&mut self) {
+        while let Ok(connection) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let key = self.key();
+            self.connections.insert(key, connection);
+        }
+    }
+
+    fn hang_up(&mut self, key: u64) {
+        self.connections.remove(&key);
+        for process in self.processes.values_mut() {
+            process.forget_watcher(key);
+        }
+    }
+
+    fn reply(&mut self, connection: u64, reply: &Reply, fds: &[BorrowedFd<'_>]) {
+        let Some(socket) = self.connections.get(&connection) else { return };
+        // A server that does not read its answers gets no more of them.
+        if send(socket, reply, fds).is_err() {
+            self.hang_up(connection);
+        }
+    }
+
+    fn fail(&mut self, connection: u64, failure: Failure) {
+        self.reply(connection, &Reply::Failed(failure), &[]);
+    }
+
+    fn receive(&mut self, key: u64) {
+        let Some(socket) = self.connections.get(&key) else { return };
+        match recv::<Request>(socket) {
+            Ok(Some((request, fds))) => self.handle(key, request, fds),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.fail(key, Failure::other(error.to_string()));
+                self.hang_up(key);
+            }
+            Ok(None) | Err(_) => self.hang_up(key),
+        }
+    }
+
+    fn handle(&mut self, connection: u64, request: Request, fds: Vec<OwnedFd>) {
+        match request {
+            Request::Start(_) if self.container.is_some() => {
+                self.fail(connection, Failure::other("the container was started already"));
+            }
+            Request::Start(request) => match Container::start(&request) {
+                Ok((container, fds)) => {
+                    self.container = Some(container);
+                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    self.reply(connection, &Reply::Started, &fds);
+                }
+                Err(failure) => self.fail(connection, failure),
+            },
+            Request::Run(request) => {
+                if self.processes.values().any(|process| process.id() == request.id) {
+                    let message = format!("process {} already exists", request.id);
+                    return self.fail(connection, Failure::other(message));
+                }
+                let Some(container) = self.alive() else { return self.fail(connection, not_alive()) };
+                match Process::start(container, &request, connection) {
+                    Ok(process) => {
+                        let key = self.key();
+                        self.processes.insert(key, process);
+                    }
+                    Err(error) => {
+                        let message = format!("cannot start process {}: {error}", request.id);
+                        self.fail(connection, Failure::other(message));
+                    }
+                }
+            }
+            Request::Attach { id } => self.attach(connection, &id),
+            Request::Signal { id, signal } => {
+                self.with_process(connection, &id, |process| process.signal(signal));
+            }
+            Request::Resize { id, terminal } => {
+                self.with_process(connection, &id, |process| process.resize(terminal));
+            }
+            Request::CloseStdin { id } => {
+                self.with_process(connection, &id, |process| {
+                    process.close_stdin();
+                    Ok(())
+                });
+            }
+            Request::DiscardOutput { id } => {
+                self.with_process(connection, &id, |process| {
+                    process.discard_output();
+                    Ok(())
+                });
+            }
+            Request::SignalAll { signal, wait_ms } => {
+                let patience = Duration::from_millis(wait_ms);
+                self.job(connection, |container| files::signal_all(container, signal, patience));
+            }
+            Request::List => {
+                let state = |process: &Process| ProcessState {
+                    id: process.id().to_owned(),
+                    exit_status: process.exit_status(),
+                };
+                let processes =
+                    self.processes.values().filter(|process| process.is_started()).map(state).collect();
+                self.reply(connection, &Reply::Processes { processes }, &[]);
+            }
+            Request::StreamIn { user, path } => {
+                self.job(connection, |container| files::stream_in(container, &user, &path, fds));
+            }
+            Request::StreamOut { user, path } => {
+                self.job(connection, |container| files::stream_out(container, &user, &path, fds));
+            }
+            Request::Shutdown => {
+                self.shutdown = Some(connection);
+                if let Some(container) = &self.container {
+                    container.kill();
+                }
+            }
+        }
+    }
+
+    /// The container, while its pid 1 lives.
+    fn alive(&self) -> Option<&Container> {
+        self.container.as_ref().filter(|container| container.is_alive() && self.shutdown.is_none())
+    }
+
+    fn job(&mut self, connection: u64, start: impl FnOnce(&Container) -> io::Result<(Pid, OwnedFd)>) {
+        let Some(container) = self.alive() else { return self.fail(connection, not_alive()) };
+        match start(container) {
+            Ok((pid, status)) => {
+                let key = self.key();
+                self.jobs.insert(key, Job { pid, connection, status });
+            }
+            Err(error) => {
+                self.fail(connection, Failure::other(format!("cannot enter the container: {error}")))
+            }
+        }
+    }
+
+    fn process(&mut self, id: &str) -> Option<&mut Process> {
+        self.processes.values_mut().find(|process| process.id() == id && process.is_started())
+    }
+
+    fn with_process(&mut self, connection: u64, id: &str, act: impl FnOnce(&mut Process) -> io::Result<()>) {
+        let Some(process) = self.process(id) else { return self.fail(connection, no_process(id)) };
+        match act(process) {
+            Ok(()) => self.reply(connection, &Reply::Done, &[]),
+            Err(error) => self.fail(connection, Failure::other(format!("process {id}: {error}"))),
+        }
+    }
+
+    fn attach(&mut self, connection: u64, id: &str) {
+        let Some(process) = self.process(id) else { return self.fail(connection, no_process(id)) };
+        let fds = match process.output_fds() {
+            Ok(fds) => fds,
+            Err(error) => return self.fail(connection, Failure::other(format!("process {id}: {error}"))),
+        };
+        let status = process.exit_status();
+        process.add_watcher(connection);
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.reply(connection, &Reply::Running, &fds);
+        if let Some(status) = status {
+            self.reply(connection, &Reply::Exited { status }, &[]);
+        }
+    }
+
+    /// Collects every child that has ended. True if there are none left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => self.ended(pid, status),
+                Ok(None) | Err(rustix::io::Errno::INTR) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, status: WaitStatus) {
+        let status = status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0));
+        if let Some(container) = self.container.as_mut().filter(|container| container.init() == pid) {
+            container.died();
+        } else if let Some(process) = self.processes.values_mut().find(|process| process.pid() == pid) {
+            process.ended(status, self.shutdown.is_some());
+        } else if let Some(key) = self.jobs.iter().find(|(_, job)| job.pid == pid).map(|(key, _)| *key)
+            && let Some(job) = self.jobs.remove(&key)
+        {
+            match status {
+                0 => self.reply(job.connection, &Reply::Done, &[]),
+                status => self.fail(job.connection, crate::enter::read_failure(&job.status, status)),
+            }
+        }
+    }
+
+    /// Tells of what has changed with processes: started, could not start, ended.
+    fn settle(&mut self) {
+        let keys: Vec<u64> = self.processes.keys().copied().collect();
+        for key in keys {
+            let Some(process) = self.processes.get_mut(&key) else { continue };
+            if let Some((connection, outcome)) = process.take_start_outcome() {
+                match outcome {
+                    Ok(fds) => {
+                        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                        self.reply(connection, &Reply::Running, &fds);
+                    }
+                    Err(failure) => {
+                        self.processes.remove(&key);
+                        self.fail(connection, failure);
+                    }
+                }
+            }
+            let Some(process) = self.processes.get_mut(&key) else { continue };
+            if let Some((status, watchers)) = process.take_end() {
+                for connection in watchers {
+                    self.reply(connection, &Reply::Exited { status }, &[]);
+                }
+            }
+        }
+    }
+}
+
+fn not_alive() -> Failure {
+    Failure::other("the container is not running: its init has not been started, or has died")
+}
+
+fn no_process(id: &str) -> Failure {
+    Failure { kind: FailureKind::ProcessNotFound, message: format!("unknown process: {id}") }
+}

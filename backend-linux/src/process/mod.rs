@@ -1,0 +1,9 @@
+//! The server's side of a container's supervisor: requests to it, and the processes it keeps.
+
+mod output;
+mod stdin;
+mod supervisor;
+mod table;
+
+pub use supervisor::{Error, InitBinary, Supervisor};
+pub use table::Processes;

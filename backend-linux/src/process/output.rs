@@ -1,0 +1,187 @@
+//! Readers of a process's output: each at its own pace, none in the way of another.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use protocol::ByteStream;
+use tokio::{sync::watch, time::Instant};
+
+use crate::supervisor::{Chunk, RingReader};
+
+/// How much is read at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// A reader that gets nothing done for this long no longer holds the process up.
+pub const STALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What readers wait for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct News {
+    /// Grows with every piece of news.
+    count: u64,
+    /// The supervisor will write no more, even if it could not say so.
+    over: bool,
+}
+
+/// One output of a process.
+pub struct Channel {
+    ring: RingReader,
+    room: Arc<OwnedFd>,
+    news: watch::Sender<News>,
+    readers: Mutex<Readers>,
+}
+
+#[derive(Default)]
+struct Readers {
+    next_key: u64,
+    by_key: BTreeMap<u64, Reader>,
+}
+
+struct Reader {
+    position: u64,
+    progress: Instant,
+    stalled: bool,
+}
+
+impl Channel {
+    pub fn new(ring: OwnedFd, room: Arc<OwnedFd>) -> io::Result<Channel> {
+        Ok(Channel {
+            ring: RingReader::new(ring)?,
+            room,
+            news: watch::Sender::new(News::default()),
+            readers: Mutex::default(),
+        })
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        // The map is whole whatever happened to a thread that had it.
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the readers that there may be something new.
+    pub fn tell_news(&self) {
+        self.news.send_modify(|news| news.count += 1);
+    }
+
+    /// Tells the readers that nothing more will come.
+    pub fn tell_over(&self) {
+        self.news.send_modify(|news| news.over = true);
+    }
+
+    /// Bytes that were overwritten before any client got them.
+    pub fn dropped_bytes(&self) -> u64 {
+        self.ring.dropped()
+    }
+
+    /// Whether the process waits for a reader.
+    pub fn is_full(&self) -> bool {
+        self.ring.is_full()
+    }
+
+    pub fn has_readers(&self) -> bool {
+        !self.readers().by_key.is_empty()
+    }
+
+    /// Where somebody who attaches now begins: where the last client stopped, or, while one reads, at what comes next.
+    pub fn attach_position(&self) -> u64 {
+        if self.has_readers() { self.ring.written() } else { self.ring.delivered() }
+    }
+
+    /// No longer lets readers hold the process up that got nothing done for too long.
+    pub fn give_up_on_stalled(&self) {
+        let mut readers = self.readers();
+        let now = Instant::now();
+        for reader in readers.by_key.values_mut() {
+            reader.stalled |= now.duration_since(reader.progress) >= STALL_LIMIT;
+        }
+        self.update_hold(&readers);
+    }
+
+    fn update_hold(&self, readers: &Readers) {
+        let active = readers.by_key.values().filter(|reader| !reader.stalled);
+        self.ring.hold(active.map(|reader| reader.position).min());
+        if self.ring.is_full() {
+            // It can only be full of the same word already.
+            let _ = rustix::io::write(&*self.room, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn register(&self, position: u64) -> u64 {
+        let mut readers = self.readers();
+        readers.next_key += 1;
+        let key = readers.next_key;
+        readers.by_key.insert(key, Reader { position, progress: Instant::now(), stalled: false });
+        self.update_hold(&readers);
+        key
+    }
+
+    /// The reader has passed on everything before `position`.
+    fn advance(&self, key: u64, position: u64) {
+        self.ring.set_delivered(position);
+        let mut readers = self.readers();
+        if let Some(reader) = readers.by_key.get_mut(&key) {
+            *reader = Reader { position, progress: Instant::now(), stalled: false };
+        }
+        self.update_hold(&readers);
+    }
+
+    fn unregister(&self, key: u64) {
+        let mut readers = self.readers();
+        readers.by_key.remove(&key);
+        self.update_hold(&readers);
+    }
+
+    /// A reader that begins at `position`. It counts as one from its first look on.
+    pub fn stream(self: &Arc<Self>, position: u64) -> ByteStream {
+        let reading = Reading { channel: Arc::clone(self), position, key: None };
+        Box::pin(futures_util::stream::unfold(reading, |mut reading| async move {
+            let chunk = reading.next().await?;
+            Some((chunk, reading))
+        }))
+    }
+}
+
+/// A reader's place; it leaves the list of readers when dropped.
+struct Reading {
+    channel: Arc<Channel>,
+    position: u64,
+    key: Option<u64>,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        match self.key {
+            // Asked again: what was given last time has been passed on.
+            Some(key) => self.channel.advance(key, self.position),
+            None => self.key = Some(self.channel.register(self.position)),
+        }
+        let mut news = self.channel.news.subscribe();
+        loop {
+            let over = news.borrow_and_update().over;
+            match self.channel.ring.read(self.position, CHUNK_BYTES) {
+                Ok(Chunk::Data { position, bytes }) => {
+                    self.position = position + bytes.len() as u64;
+                    return Some(Ok(Bytes::from(bytes)));
+                }
+                Ok(Chunk::End) => return None,
+                Ok(Chunk::Empty) if over => return None,
+                Ok(Chunk::Empty) => news.changed().await.ok()?,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.channel.unregister(key);
+        }
+    }
+}

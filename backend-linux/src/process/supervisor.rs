@@ -1,0 +1,199 @@
+//! Starting a supervisor, and talking to one.
+
+use std::{
+    io::{self, Write},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    process::Command,
+};
+
+use crate::{
+    supervisor::{Failure, FailureKind, Reply, Request, connect, listen, recv, send},
+    sys::async_fd,
+};
+
+/// The name of a supervisor's socket in its container's directory.
+const SOCKET: &str = "init.sock";
+
+/// What can go wrong between the server and a supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary cannot be used.
+    #[error(
+        "cannot use the supervisor {path:?} (garden-init belongs beside garden-server, or --init-bin names it)"
+    )]
+    Binary {
+        /// The binary.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be started.
+    #[error("cannot start the container's supervisor")]
+    Start(#[source] io::Error),
+    /// It is gone, or does not answer.
+    #[error("the container's supervisor is gone")]
+    Gone(#[source] io::Error),
+    /// It does not answer in time.
+    #[error("the container's supervisor did not answer within {0:?}")]
+    Silent(Duration),
+    /// It says something that makes no sense.
+    #[error("the container's supervisor answered {0}, which makes no sense here")]
+    Nonsense(String),
+    /// It could not do what was asked.
+    #[error("{}", .0.message)]
+    Refused(Failure),
+}
+
+impl Error {
+    /// Whether there is no supervisor at all.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Error::Gone(_))
+    }
+
+    /// What kind of refusal it is, if it is one.
+    pub fn refusal(&self) -> Option<FailureKind> {
+        match self {
+            Error::Refused(failure) => Some(failure.kind),
+            _ => None,
+        }
+    }
+}
+
+/// The supervisor's program, copied into sealed memory: what is executed for a container is never a file that
+/// somebody could write to through `/proc/…/exe`.
+pub struct InitBinary(OwnedFd);
+
+impl InitBinary {
+    /// Reads it from `path`.
+    pub fn load(path: &Path) -> Result<InitBinary, Error> {
+        let load = || -> io::Result<OwnedFd> {
+            let bytes = std::fs::read(path)?;
+            let memfd = memfd_create("garden-init", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+            std::fs::File::from(memfd.try_clone()?).write_all(&bytes)?;
+            fcntl_add_seals(
+                &memfd,
+                SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+            )?;
+            Ok(memfd)
+        };
+        load().map(InitBinary).map_err(|source| Error::Binary { path: path.to_owned(), source })
+    }
+}
+
+/// One container's supervisor, by its place on disk. It may be running or not.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    directory: PathBuf,
+}
+
+impl Supervisor {
+    /// The supervisor whose socket is, or will be, in `directory`.
+    pub fn at(directory: &Path) -> Supervisor {
+        Supervisor { directory: directory.to_owned() }
+    }
+
+    /// Starts it. Blocks for as long as a vfork and exec take.
+    pub fn start(&self, binary: &InitBinary) -> Result<(), Error> {
+        let start = || -> io::Result<()> {
+            let listener = listen(&self.directory, SOCKET)?;
+            let mut child = Command::new(format!("/proc/self/fd/{}", binary.0.as_raw_fd()))
+                .arg0("garden-init")
+                .env_clear()
+                .stdin(Stdio::from(listener))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            // It outlives this server, but while both live it must be reaped.
+            tokio::spawn(async move { child.wait().await });
+            Ok(())
+        };
+        start().map_err(Error::Start)
+    }
+
+    /// Opens a connection.
+    pub async fn open(&self) -> Result<Connection, Error> {
+        let mut tries = 0;
+        loop {
+            match connect(&self.directory, SOCKET) {
+                Ok(socket) => {
+                    return Ok(Connection {
+                        socket: async_fd(socket, Interest::READABLE | Interest::WRITABLE)
+                            .map_err(Error::Gone)?,
+                    });
+                }
+                // Its queue of connections is full: it is busy.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries < 1000 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => return Err(Error::Gone(error)),
+            }
+        }
+    }
+
+    /// Asks one thing.
+    pub async fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        let connection = self.open().await?;
+        connection.send(request, fds).await?;
+        connection.reply().await
+    }
+
+    /// Asks for one thing that is answered by `Done`.
+    pub async fn command(&self, request: &Request) -> Result<(), Error> {
+        self.command_with(request, &[]).await
+    }
+
+    /// The same, with descriptors.
+    pub async fn command_with(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        match self.ask(request, fds).await?.0 {
+            Reply::Done => Ok(()),
+            other => Err(nonsense(&other)),
+        }
+    }
+}
+
+/// One request and what comes of it.
+pub struct Connection {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Connection {
+    /// Sends the request.
+    pub async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        loop {
+            let mut ready = self.socket.writable().await.map_err(Error::Gone)?;
+            if let Ok(sent) = ready.try_io(|socket| send(socket.as_fd(), request, fds)) {
+                return sent.map_err(Error::Gone);
+            }
+        }
+    }
+
+    /// Waits for the next answer; a refusal is an error.
+    pub async fn reply(&self) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        loop {
+            let mut ready = self.socket.readable().await.map_err(Error::Gone)?;
+            let Ok(received) = ready.try_io(|socket| recv::<Reply>(socket.as_fd())) else { continue };
+            return match received.map_err(Error::Gone)? {
+                Some((Reply::Failed(failure), _)) => Err(Error::Refused(failure)),
+                Some(reply) => Ok(reply),
+                None => Err(Error::Gone(io::ErrorKind::UnexpectedEof.into())),
+            };
+        }
+    }
+}
+
+pub fn nonsense(reply: &Reply) -> Error {
+    Error::Nonsense(format!("{reply:?}"))
+}

@@ -1,0 +1,329 @@
+//! The processes of one container, as the server knows them.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    os::fd::OwnedFd,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use protocol::{Error as WireError, Output, Process, ProcessControl, Signal, TtySpec};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::watch,
+};
+
+use super::{
+    output::{Channel, STALL_LIMIT},
+    stdin::Stdin,
+    supervisor::{Connection, Error, Supervisor, nonsense},
+};
+use crate::{
+    supervisor::{OutputFds, Reply, Request, RunRequest, Terminal},
+    sys::async_fd,
+};
+
+/// How long the output of an ended process is kept for readers that come late.
+const OUTPUT_KEPT: Duration = Duration::from_secs(60);
+
+/// The status of a process whose supervisor died, and so the process with it.
+const KILLED: i32 = 137;
+
+/// Called with each exit status, before anybody is told of it.
+pub type OnExit = Arc<dyn Fn(i32) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// All processes of a container that were started and not forgotten.
+pub struct Processes {
+    supervisor: Supervisor,
+    on_exit: OnExit,
+    entries: Mutex<BTreeMap<String, Arc<Entry>>>,
+    /// Output bytes lost, of processes whose output is let go of already.
+    dropped_bytes: AtomicU64,
+}
+
+impl Processes {
+    pub fn new(supervisor: Supervisor, on_exit: OnExit) -> Arc<Processes> {
+        Arc::new(Processes {
+            supervisor,
+            on_exit,
+            entries: Mutex::default(),
+            dropped_bytes: AtomicU64::new(0),
+        })
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+        // The map is whole whatever happened to a thread that had it.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ids of those that run.
+    pub fn running(&self) -> Vec<String> {
+        self.entries()
+            .values()
+            .filter(|entry| entry.exit.borrow().is_none())
+            .map(|entry| entry.id.clone())
+            .collect()
+    }
+
+    /// Output bytes lost so far, because nobody read them in time.
+    pub fn dropped_bytes(&self) -> u64 {
+        let live: u64 = self.entries().values().map(|entry| entry.dropped_bytes()).sum();
+        self.dropped_bytes.load(Ordering::Relaxed) + live
+    }
+
+    /// The process of that id.
+    pub fn get(&self, id: &str) -> Option<Arc<Entry>> {
+        self.entries().get(id).cloned()
+    }
+
+    /// Starts a process. Whoever drops this leaves a process that was started to itself.
+    pub async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Entry>, Error> {
+        let id = request.id.clone();
+        self.follow(id, &Request::Run(Box::new(request))).await
+    }
+
+    /// Takes over a process that an earlier server started.
+    pub async fn adopt(self: &Arc<Self>, id: String) -> Result<Arc<Entry>, Error> {
+        self.follow(id.clone(), &Request::Attach { id }).await
+    }
+
+    async fn follow(self: &Arc<Self>, id: String, request: &Request) -> Result<Arc<Entry>, Error> {
+        let connection = self.supervisor.open().await?;
+        connection.send(request, &[]).await?;
+        let fds = match connection.reply().await? {
+            (Reply::Running, fds) => fds,
+            (other, _) => return Err(nonsense(&other)),
+        };
+        let (exited, exit) = watch::channel(None);
+        let (outputs, news) = match OutputFds::from_vec(fds) {
+            Some(fds) => {
+                let room = Arc::new(fds.room);
+                let channel = |ring| Channel::new(ring, Arc::clone(&room)).map(Arc::new).map_err(Error::Gone);
+                let outputs = Outputs { stdout: channel(fds.stdout)?, stderr: channel(fds.stderr)? };
+                (Some((outputs, Stdin::new(fds.stdin).map_err(Error::Gone)?)), Some(fds.news))
+            }
+            None => (None, None),
+        };
+        let (outputs, stdin) = outputs.unzip();
+        let entry = Arc::new(Entry {
+            id: id.clone(),
+            supervisor: self.supervisor.clone(),
+            outputs: Mutex::new(outputs),
+            stdin,
+            exit,
+        });
+        self.entries().insert(id, Arc::clone(&entry));
+        tokio::spawn(Arc::clone(self).watch(Arc::clone(&entry), connection, news, exited));
+        Ok(entry)
+    }
+
+    /// Follows one process to its end, and its output a little longer.
+    async fn watch(
+        self: Arc<Self>,
+        entry: Arc<Entry>,
+        connection: Connection,
+        news: Option<OwnedFd>,
+        exited: watch::Sender<Option<i32>>,
+    ) {
+        let news = news.and_then(|news| async_fd(news, Interest::READABLE).ok());
+        let exit = wait_for_exit(connection);
+        tokio::pin!(exit);
+        let status = loop {
+            tokio::select! {
+                status = &mut exit => break status,
+                () = entry.pass_on_news(news.as_ref()) => {}
+            }
+        };
+        let outputs = entry.outputs();
+        if let Some(outputs) = &outputs {
+            outputs.each(|channel| channel.tell_over());
+        }
+        if let Some(stdin) = &entry.stdin {
+            stdin.drop_if_idle();
+        }
+        (self.on_exit)(status).await;
+        exited.send_replace(Some(status));
+
+        // Whoever comes late has a minute, and whoever is there by then as long as it takes.
+        let Some(outputs) = outputs else { return };
+        loop {
+            tokio::time::sleep(OUTPUT_KEPT).await;
+            if !outputs.has_readers() {
+                break;
+            }
+        }
+        self.dropped_bytes.fetch_add(entry.dropped_bytes(), Ordering::Relaxed);
+        entry.outputs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // If the supervisor is gone, so is the output.
+        let _ = self.supervisor.command(&Request::DiscardOutput { id: entry.id.clone() }).await;
+    }
+}
+
+async fn wait_for_exit(connection: Connection) -> i32 {
+    loop {
+        match connection.reply().await {
+            Ok((Reply::Exited { status }, _)) => return status,
+            // Whatever else it says on this connection, it is not the end.
+            Ok(_) => {}
+            Err(_) => return KILLED,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Outputs {
+    stdout: Arc<Channel>,
+    stderr: Arc<Channel>,
+}
+
+impl Outputs {
+    fn each(&self, act: impl Fn(&Channel)) {
+        act(&self.stdout);
+        act(&self.stderr);
+    }
+
+    fn has_readers(&self) -> bool {
+        self.stdout.has_readers() || self.stderr.has_readers()
+    }
+
+    fn is_full(&self) -> bool {
+        self.stdout.is_full() || self.stderr.is_full()
+    }
+}
+
+/// Which output.
+#[derive(Clone, Copy)]
+enum Which {
+    Stdout,
+    Stderr,
+}
+
+/// One process.
+pub struct Entry {
+    id: String,
+    supervisor: Supervisor,
+    outputs: Mutex<Option<Outputs>>,
+    stdin: Option<Stdin>,
+    exit: watch::Receiver<Option<i32>>,
+}
+
+impl Entry {
+    fn outputs(&self) -> Option<Outputs> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn dropped_bytes(&self) -> u64 {
+        self.outputs().map_or(0, |outputs| outputs.stdout.dropped_bytes() + outputs.stderr.dropped_bytes())
+    }
+
+    /// Waits for the supervisor to say that there is something new, and tells the readers; or for a reader to be
+    /// given up on.
+    async fn pass_on_news(&self, news: Option<&AsyncFd<OwnedFd>>) {
+        let (Some(news), Some(outputs)) = (news, self.outputs()) else { return std::future::pending().await };
+        let readable = async {
+            let Ok(mut ready) = news.readable().await else { return std::future::pending().await };
+            let mut counter = [0; 8];
+            let _ = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut counter)?));
+        };
+        if outputs.is_full() {
+            match tokio::time::timeout(STALL_LIMIT, readable).await {
+                Ok(()) => {}
+                Err(_) => {
+                    outputs.each(Channel::give_up_on_stalled);
+                    tracing::warn!(process = self.id, "a client has stopped reading: output may be dropped");
+                }
+            }
+        } else {
+            readable.await;
+        }
+        outputs.each(Channel::tell_news);
+    }
+
+    /// The process, for a client that has just started it: its output from the first byte on.
+    pub fn from_start(self: &Arc<Self>) -> Process {
+        self.process(|_| 0)
+    }
+
+    /// The process, for a client that joins it: its output from where the last client stopped, or from now on.
+    pub fn from_here(self: &Arc<Self>) -> Process {
+        self.process(|channel| channel.attach_position())
+    }
+
+    fn process(self: &Arc<Self>, position: impl Fn(&Channel) -> u64) -> Process {
+        let outputs = self.outputs();
+        let position_of = |channel: Option<&Arc<Channel>>| channel.map_or(0, |channel| position(channel));
+        let exit = self.exit.clone();
+        Process {
+            id: self.id.clone(),
+            stdout: self.output(Which::Stdout, position_of(outputs.as_ref().map(|outputs| &outputs.stdout))),
+            stderr: self.output(Which::Stderr, position_of(outputs.as_ref().map(|outputs| &outputs.stderr))),
+            control: Arc::clone(self) as Arc<dyn ProcessControl>,
+            exit: Box::pin(wait(exit)),
+        }
+    }
+
+    fn output(self: &Arc<Self>, which: Which, position: u64) -> Output {
+        let entry = Arc::clone(self);
+        Output::new(move || match (entry.outputs(), which) {
+            (Some(outputs), Which::Stdout) => outputs.stdout.stream(position),
+            (Some(outputs), Which::Stderr) => outputs.stderr.stream(position),
+            // Let go of a minute after the end.
+            (None, _) => Box::pin(futures_util::stream::empty()),
+        })
+    }
+
+    async fn command(&self, request: Request) -> protocol::Result<()> {
+        if self.exit.borrow().is_some() {
+            return Ok(());
+        }
+        match self.supervisor.command(&request).await {
+            // It ended with its supervisor: nobody to tell.
+            Err(Error::Gone(_)) | Ok(()) => Ok(()),
+            Err(error) => Err(WireError::failed(&error)),
+        }
+    }
+}
+
+async fn wait(mut exit: watch::Receiver<Option<i32>>) -> protocol::Result<i32> {
+    let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+    // The sender sends before it goes; without it the server itself is going.
+    status.ok_or_else(|| WireError::ServiceUnavailable { message: "the server is stopping".into() })
+}
+
+#[async_trait]
+impl ProcessControl for Entry {
+    async fn write_stdin(&self, data: Bytes) -> protocol::Result<()> {
+        if let Some(stdin) = &self.stdin {
+            stdin.write(data).await;
+        }
+        Ok(())
+    }
+
+    async fn close_stdin(&self) -> protocol::Result<()> {
+        if let Some(stdin) = &self.stdin {
+            stdin.close().await;
+        }
+        self.command(Request::CloseStdin { id: self.id.clone() }).await
+    }
+
+    async fn signal(&self, signal: Signal) -> protocol::Result<()> {
+        let signal = match signal {
+            Signal::Terminate => nix::libc::SIGTERM,
+            Signal::Kill => nix::libc::SIGKILL,
+        };
+        self.command(Request::Signal { id: self.id.clone(), signal }).await
+    }
+
+    async fn set_tty(&self, tty: TtySpec) -> protocol::Result<()> {
+        let size = tty.size();
+        let terminal = Terminal { columns: size.columns, rows: size.rows };
+        self.command(Request::Resize { id: self.id.clone(), terminal }).await
+    }
+}

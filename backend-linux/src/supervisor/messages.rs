@@ -1,0 +1,248 @@
+//! The messages, version 1.
+
+use std::path::PathBuf;
+
+use protocol::ResourceLimits;
+use serde::{Deserialize, Serialize};
+
+pub use crate::cgroup::CgroupEntry;
+
+/// What the server asks of a supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Make the container. Answered by `Started` with two descriptors: its network namespace, and a route netlink
+    /// socket opened in it.
+    Start(Box<StartRequest>),
+    /// Start a process. Answered by `Running` with the descriptors of [`OutputFds`], later by `Exited`.
+    Run(Box<RunRequest>),
+    /// Join a process. Answered as `Run` is; without descriptors if its output was discarded.
+    Attach {
+        /// Its id.
+        id: String,
+    },
+    /// Send a signal to a process. Answered by `Done`, also if it has ended.
+    Signal {
+        /// Its id.
+        id: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Set the size of a process's terminal. Answered by `Done`.
+    Resize {
+        /// Its id.
+        id: String,
+        /// The size.
+        terminal: Terminal,
+    },
+    /// Close the supervisor's own end of a process's standard input. Answered by `Done`.
+    CloseStdin {
+        /// Its id.
+        id: String,
+    },
+    /// Let go of the output of a process that has ended. Answered by `Done`.
+    DiscardOutput {
+        /// Its id.
+        id: String,
+    },
+    /// Send a signal to every process in the container but its init. Answered by `Done` when none is left, and by
+    /// `Failed` if some still are after the wait.
+    SignalAll {
+        /// The signal's number.
+        signal: i32,
+        /// How long to wait, in milliseconds.
+        wait_ms: u64,
+    },
+    /// List the processes. Answered by `Processes`.
+    List,
+    /// Unpack a tar, read from the descriptor that comes with this. Answered by `Done` or `Failed`.
+    StreamIn {
+        /// Whose files these become.
+        user: String,
+        /// Where to.
+        path: String,
+    },
+    /// Write a tar to the descriptor that comes with this. Answered by `Done` or `Failed`.
+    StreamOut {
+        /// Whose view it is.
+        user: String,
+        /// What of.
+        path: String,
+    },
+    /// End everything. Answered by `Done` when every process of the container is gone and reaped; the supervisor
+    /// then exits.
+    Shutdown,
+}
+
+/// What a supervisor answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// The container exists.
+    Started,
+    /// The process exists.
+    Running,
+    /// The process has ended and its output is complete.
+    Exited {
+        /// As a shell gives it.
+        status: i32,
+    },
+    /// It is done.
+    Done,
+    /// All processes that were started and not forgotten.
+    Processes {
+        /// In no particular order.
+        processes: Vec<ProcessState>,
+    },
+    /// It could not be done.
+    Failed(Failure),
+}
+
+/// Why something could not be done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// For programs.
+    pub kind: FailureKind,
+    /// For people.
+    pub message: String,
+}
+
+/// The failures that a server tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// There is no such program in the container.
+    ExecutableNotFound,
+    /// There is no such process.
+    ProcessNotFound,
+    /// Anything else, and what later versions tell apart.
+    #[serde(other)]
+    Other,
+}
+
+impl Failure {
+    /// A failure of no particular kind.
+    pub fn other(message: impl Into<String>) -> Failure {
+        Failure { kind: FailureKind::Other, message: message.into() }
+    }
+}
+
+/// One process of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessState {
+    /// Its id.
+    pub id: String,
+    /// Its exit status, if it has ended.
+    pub exit_status: Option<i32>,
+}
+
+/// How to make the container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartRequest {
+    /// Its host name.
+    pub hostname: String,
+    /// An empty directory of the container's own, where the root is mounted for a moment while it is made.
+    pub mount_point: PathBuf,
+    /// Its root filesystem.
+    pub rootfs: Rootfs,
+    /// How ids inside map to ids outside, the same for users and groups; none: privileged, no user namespace.
+    pub id_map: Option<Vec<IdRange>>,
+    /// What of the host to show inside.
+    pub binds: Vec<Bind>,
+    /// Where the container's init belongs.
+    pub init_cgroup: CgroupEntry,
+    /// Where its processes belong.
+    pub main_cgroup: CgroupEntry,
+}
+
+/// Where a root filesystem comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// A read-only image below a write layer.
+    Overlay {
+        /// The image.
+        lower: PathBuf,
+        /// The write layer.
+        upper: PathBuf,
+        /// Overlay's scratch space, on the same file system.
+        work: PathBuf,
+    },
+}
+
+/// `count` ids from `inside` on are the ids from `outside` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct IdRange {
+    pub inside: u32,
+    pub outside: u32,
+    pub count: u32,
+}
+
+/// A directory or file to show in the container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bind {
+    /// What.
+    pub source: PathBuf,
+    /// Where; made if missing.
+    pub target: PathBuf,
+    /// Whether it cannot be written to.
+    pub read_only: bool,
+    /// Whether `source` is a path in the container.
+    pub from_container: bool,
+}
+
+/// The process to start.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// Its id.
+    pub id: String,
+    /// The program.
+    pub path: String,
+    /// Its arguments, without its name.
+    pub args: Vec<String>,
+    /// Its environment, but for what depends on the user.
+    pub env: Vec<String>,
+    /// Its working directory; empty: the user's home.
+    pub dir: String,
+    /// Name, `uid`, `uid:gid`, `user:group`; empty: root.
+    pub user: String,
+    /// Its limits.
+    pub rlimits: ResourceLimits,
+    /// Its terminal, if it has one.
+    pub terminal: Option<Terminal>,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Terminal {
+    pub columns: u16,
+    pub rows: u16,
+}
+
+/// The descriptors that come with `Running`, in this order.
+#[derive(Debug)]
+pub struct OutputFds<Fd> {
+    /// The ring of standard output.
+    pub stdout: Fd,
+    /// The ring of standard error.
+    pub stderr: Fd,
+    /// An eventfd that becomes readable when there is something new in a ring, or no room.
+    pub news: Fd,
+    /// An eventfd for the server to write to when there is room again.
+    pub room: Fd,
+    /// Standard input, while it is open.
+    pub stdin: Option<Fd>,
+}
+
+impl<Fd> OutputFds<Fd> {
+    /// In the order in which they are sent.
+    pub fn into_vec(self) -> Vec<Fd> {
+        [self.stdout, self.stderr, self.news, self.room].into_iter().chain(self.stdin).collect()
+    }
+
+    /// From the order in which they are sent; none if there are not enough.
+    pub fn from_vec(fds: Vec<Fd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next();
+        let (stdout, stderr, news, room) = (next()?, next()?, next()?, next()?);
+        Some(OutputFds { stdout, stderr, news, room, stdin: next() })
+    }
+}

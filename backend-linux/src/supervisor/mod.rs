@@ -1,0 +1,17 @@
+//! What the server and a container's supervisor (`garden-init`) say to each other.
+//!
+//! The supervisor listens on a socket in the container's directory. Each request has a connection of its own, which
+//! stays open as long as there is something to tell: the connection of a `Run` or an `Attach` brings the exit
+//! status later. Old supervisors meet new servers, so every packet begins with a version, unknown fields are ignored
+//! and fields are only ever added, with a default.
+
+mod messages;
+mod ring;
+mod socket;
+
+pub use messages::{
+    Bind, CgroupEntry, Failure, FailureKind, IdRange, OutputFds, ProcessState, Reply, Request, Rootfs,
+    RunRequest, StartRequest, Terminal,
+};
+pub use ring::{Chunk, RING_CAPACITY_BYTES, RingReader, RingWriter};
+pub use socket::{MAX_FDS, connect, listen, recv, send};

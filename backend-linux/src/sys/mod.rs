@@ -1,0 +1,14 @@
+//! The only `unsafe` of the project: system calls that no safe wrapper covers, each with the reason why its use is
+//! sound. Descriptors are owned on the way in and out.
+
+#![allow(unsafe_code)]
+
+mod clone;
+mod mount;
+mod readiness;
+mod shm;
+
+pub use clone::{Forked, fork, reset_signals};
+pub use mount::{close_from, idmap_mount, set_mount_read_only};
+pub use readiness::async_fd;
+pub use shm::{SHARED_WORDS, SharedWords};

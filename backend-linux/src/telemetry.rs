@@ -1,0 +1,97 @@
+//! Usage of containers, and what the backend counts about itself.
+
+use std::{
+    fs,
+    sync::{PoisonError, atomic::Ordering},
+    time::SystemTime,
+};
+
+use protocol::{Capacity, DiskStat, Metrics, Sample, SampleKind};
+
+use crate::{
+    backend::{Slot, Slots},
+    container::{Container, Error, Host, State},
+};
+
+/// What one container uses. Blocks for a few small files.
+pub fn metrics(host: &Host, container: &Container) -> Result<Metrics, Error> {
+    let (memory, cpu, pid) = host.cgroups.metrics(&container.handle)?;
+    let disk = *container.disk.lock().unwrap_or_else(PoisonError::into_inner);
+    let age = SystemTime::now().duration_since(container.record().created_at).unwrap_or_default();
+    let disk = DiskStat {
+        total_bytes_used: disk.bytes,
+        total_inodes_used: disk.inodes,
+        exclusive_bytes_used: disk.bytes,
+        exclusive_inodes_used: disk.inodes,
+    };
+    Ok(Metrics { memory, cpu, disk, network: None, pid, age, cpu_entitlement_ns: 0 })
+}
+
+/// What this host has to offer.
+pub fn capacity(host: &Host, max_containers: u64) -> Result<Capacity, Error> {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: u64 = total.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    let disk = host.store.capacity()?;
+    Ok(Capacity {
+        memory_in_bytes: kib * 1024,
+        disk_in_bytes: disk.total_bytes,
+        schedulable_disk_in_bytes: disk.available_bytes,
+        max_containers,
+    })
+}
+
+fn sample(
+    name: &'static str,
+    help: &'static str,
+    kind: SampleKind,
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+) -> Sample {
+    Sample { name, help, kind, labels, value }
+}
+
+/// What Prometheus gets.
+pub fn samples(host: &Host, slots: &Slots) -> Vec<Sample> {
+    let (mut creating, mut active, mut stopped, mut destroying, mut dropped) = (0, 0, 0, 0, 0);
+    for slot in slots.lock().values() {
+        match slot {
+            Slot::Creating(_) => creating += 1,
+            Slot::Ready(container) => {
+                dropped += container.processes.dropped_bytes();
+                match container.record().state {
+                    _ if container.destroying.load(Ordering::Relaxed) => destroying += 1,
+                    State::Stopped => stopped += 1,
+                    State::Creating | State::Active | State::Destroying => active += 1,
+                }
+            }
+        }
+    }
+    let gauge = SampleKind::Gauge;
+    let mut samples: Vec<Sample> =
+        [("creating", creating), ("active", active), ("stopped", stopped), ("destroying", destroying)]
+            .into_iter()
+            .map(|(state, count)| {
+                let labels = vec![("state", state.to_owned())];
+                sample("garden_containers", "Containers by state.", gauge, labels, f64::from(count))
+            })
+            .collect();
+    let usage = host.network.usage();
+    let pools = [
+        ("subnets", usage.subnets_in_use as f64, f64::from(usage.subnets)),
+        ("ports", usage.ports_in_use as f64, f64::from(usage.ports)),
+    ];
+    for (pool, in_use, size) in pools {
+        let labels = || vec![("pool", pool.to_owned())];
+        samples.push(sample("garden_pool_in_use", "What is taken of a pool.", gauge, labels(), in_use));
+        samples.push(sample("garden_pool_size", "What a pool has.", gauge, labels(), size));
+    }
+    let counter = SampleKind::Counter;
+    let oom = host.oom_kills.load(Ordering::Relaxed) as f64;
+    let help = "Processes that the kernel killed because their container was out of memory.";
+    samples.push(sample("garden_oom_kills_total", help, counter, Vec::new(), oom));
+    let dropped = (dropped + host.dropped_bytes.load(Ordering::Relaxed)) as f64;
+    let help = "Bytes of output that were dropped because nobody read them in time.";
+    samples.push(sample("garden_dropped_output_bytes_total", help, counter, Vec::new(), dropped));
+    samples
+}
