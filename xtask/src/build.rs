@@ -38,9 +38,17 @@ pub fn workspace(profile: Profile) -> Outcome {
 
 /// Builds only what the demo needs.
 pub fn product(profile: Profile) -> Outcome {
-    let what =
-        ["build", "--package", "garden-server", "--package", "backend-linux", "--package", "garden-client"];
-    shell::run(shell::cargo().args(what).args(["--bins", "--example", "demo"]).args(profile.flags()))?;
+    let packages = ["garden-server", "backend-linux", "garden-client", "tests"];
+    let programs = ["garden-server", "garden-init", "garden", "host-picture"];
+    let mut build = shell::cargo();
+    build.arg("build").args(profile.flags()).args(["--example", "demo"]);
+    for name in packages {
+        build.args(["--package", name]);
+    }
+    for name in programs {
+        build.args(["--bin", name]);
+    }
+    shell::run(&mut build)?;
     check_supervisor(profile)
 }
 

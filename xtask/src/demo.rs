@@ -22,13 +22,15 @@ pub fn demo(real: bool) -> Outcome {
     if real {
         let before = Picture::save(Profile::Release)?;
         let shown = show("linux");
-        before.compare()?;
+        let left = before.compare();
+        // What went wrong first comes first.
         shown?;
+        left?;
         println!("\nThe host is as it was: mounts, links, routes, rules, cgroups, processes, namespaces.");
     } else {
-        println!(
-            "Not root. Namespaces, mounts, cgroups, links and firewall rules need it: sudo cargo xtask demo."
-        );
+        if !shell::is_root() {
+            println!("Not root. Namespaces, mounts, cgroups, links and firewall rules need it.");
+        }
         println!("What follows is the same on the fake backend: nothing of it touches the host.\n");
         show("fake")?;
     }
