@@ -7,17 +7,12 @@ use super::{netlink, pool};
 /// Why the network did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What was asked for cannot be had; a client's fault, or that of the server's settings.
+    /// What was asked for cannot be had; the client's affair.
     #[error(transparent)]
     Pool(#[from] pool::Error),
     /// A setting makes no sense.
-    #[error("{setting}: {reason}")]
-    Setting {
-        /// The setting, by its name on the command line.
-        setting: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] pool::BadSetting),
     /// The kernel refused a step that makes or removes a container's link.
     #[error("network link {link}: {source}")]
     Link {

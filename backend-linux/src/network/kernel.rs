@@ -1,21 +1,19 @@
-//! The one place from which the host's links and firewall are changed, one change at a time.
+//! The sockets to the host's links and firewall, and turns at them.
 //!
-//! Netlink calls return when the work is done and may wait for the kernel's network lock, so they run on threads that
-//! may block; a request waits for its turn without a thread. Turns also make what is read and what is then changed one
-//! step, such as looking up a port's owner and removing the port.
+//! Netlink calls return when the work is done and may wait for a lock in the kernel, so they run on threads that may
+//! block. Links wait for the host's one network lock, often for milliseconds: requests queue for their turn without a
+//! thread. The firewall takes microseconds and does not wait for links.
 
-use std::sync::Arc;
-
-use tokio::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Error, firewall::Firewall, netlink::Socket};
 
-/// The sockets of the host's network namespace.
-#[derive(Debug)]
+/// Handles to the two sockets; clones share them.
+#[derive(Debug, Clone)]
 pub struct Kernel {
     /// rtnetlink.
-    pub links: Socket,
-    pub firewall: Firewall,
+    links: Arc<tokio::sync::Mutex<Socket>>,
+    firewall: Arc<Mutex<Firewall>>,
 }
 
 impl Kernel {
@@ -24,39 +22,53 @@ impl Kernel {
         let links = Socket::open(None).map_err(|source| Error::Netlink { what: "open rtnetlink", source })?;
         let firewall = Firewall::open(tag)
             .map_err(|source| Error::Firewall { what: "open nfnetlink".to_owned(), source })?;
-        Ok(Kernel { links, firewall })
+        Ok(Kernel {
+            links: Arc::new(tokio::sync::Mutex::new(links)),
+            firewall: Arc::new(Mutex::new(firewall)),
+        })
+    }
+
+    /// Runs `work` on the firewall, on a thread that may block. Begun, it ends, even if nobody waits for it any more.
+    pub async fn with_firewall<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Firewall) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let kernel = self.clone();
+        run(move || work(&mut kernel.firewall())).await
+    }
+
+    /// Runs `work` on the links when its turn comes, on a thread that may block. Begun, it ends.
+    pub async fn with_links<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Socket) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.with_links_then(work, |done, _| Ok(done)).await
+    }
+
+    /// Like [`with_links`](Kernel::with_links); `rest` follows on the same thread when the turn is over.
+    pub async fn with_links_then<T: Send + 'static, U: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Socket) -> Result<T, Error> + Send + 'static,
+        rest: impl FnOnce(T, &mut Firewall) -> Result<U, Error> + Send + 'static,
+    ) -> Result<U, Error> {
+        let kernel = self.clone();
+        let mut links = Arc::clone(&self.links).lock_owned().await;
+        run(move || {
+            let result = work(&mut links);
+            drop(links);
+            rest(result?, &mut kernel.firewall())
+        })
+        .await
+    }
+
+    fn firewall(&self) -> MutexGuard<'_, Firewall> {
+        // The socket drains what an interrupted batch left before it sends the next.
+        self.firewall.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Turns at the [`Kernel`].
-#[derive(Debug, Clone)]
-pub struct Worker(Arc<Mutex<Kernel>>);
-
-impl Worker {
-    pub fn new(kernel: Kernel) -> Worker {
-        Worker(Arc::new(Mutex::new(kernel)))
-    }
-
-    /// Runs `work` when its turn comes. Once begun it runs to its end, even if the caller no longer waits for it.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Kernel) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        self.run_then(work, Ok).await
-    }
-
-    /// Like [`run`](Worker::run); `rest` follows on the same thread when the turn is over.
-    pub async fn run_then<T: Send + 'static, U: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Kernel) -> Result<T, Error> + Send + 'static,
-        rest: impl FnOnce(T) -> Result<U, Error> + Send + 'static,
-    ) -> Result<U, Error> {
-        let mut kernel = Arc::clone(&self.0).lock_owned().await;
-        let task = tokio::task::spawn_blocking(move || {
-            let result = work(&mut kernel);
-            drop(kernel);
-            rest(result?)
-        });
-        task.await.map_err(|_| Error::WorkerLost)?
-    }
+async fn run<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::WorkerLost)?
 }

@@ -34,11 +34,12 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use error::Error;
 pub use lease::{Assignment, Lease};
-pub use pool::{Error as PoolError, Subnet};
+pub use pool::{BadSetting, Error as PoolError, Subnet};
 
 use crate::NetworkConfig;
+use egress::Egress;
 use firewall::Policy;
-use kernel::{Kernel, Worker};
+use kernel::Kernel;
 use lease::{Ledger, LinkNames};
 use netlink::Socket;
 use pool::{PortPool, SubnetPool};
@@ -48,6 +49,8 @@ use reaper::Reaper;
 const MTU_MAX: u32 = 1500;
 /// The smallest MTU with which a link can have IPv6, and so IPv6 settings.
 const IPV6_MTU_MIN: u32 = 1280;
+const IPV4_MTU_MIN: u32 = 68;
+const VETH_MTU_MAX: u32 = 65535;
 /// How many link indexes are tried. One in use is another server's, one of a billion.
 const INDEX_ATTEMPTS: usize = 4;
 
@@ -55,7 +58,7 @@ const INDEX_ATTEMPTS: usize = 4;
 #[derive(Debug)]
 pub struct Network {
     ledger: Ledger,
-    worker: Worker,
+    kernel: Kernel,
     names: Arc<LinkNames>,
     prefix: String,
     mtu: u32,
@@ -85,46 +88,47 @@ impl Network {
     /// noted that forwarding was off). What an earlier server left stays in effect until [`sweep`](Network::sweep).
     pub async fn start(config: &NetworkConfig, tag: &str, state_dir: &Path) -> Result<Network, Error> {
         check_tag(tag)?;
-        let subnets = SubnetPool::new(config.pool)?;
-        let ports = PortPool::new(config.port_pool_start, config.port_pool_size)?;
-        let system = |what| move |source| Error::System { what, source };
-
         let (connection, handle, announcements) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(system("open rtnetlink"))?;
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+                .map_err(|source| Error::System { what: "open rtnetlink", source })?;
         let connection = tokio::spawn(connection);
         let egress = egress::discover(&handle).await.map_err(|source| Error::Egress { source })?;
-        let egress_ip = egress.map_or(Ipv4Addr::LOCALHOST, |egress| egress.address);
-        let egress_mtu = egress.map_or(MTU_MAX, |egress| egress.mtu.min(MTU_MAX));
+        let subnets = SubnetPool::new(config.pool, egress.map(|egress| egress.address))?;
+        let ports = PortPool::new(config.port_pool_start, config.port_pool_size)?;
+        let mtu = mtu(config, egress)?;
 
         let prefix = lease::prefix(tag);
+        let host_has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let policy = Policy {
             pool: config.pool,
             allow_host_access: config.allow_host_access,
             link_prefix: prefix.clone(),
+            ipv6: host_has_ipv6,
         };
-        let worker = Worker::new(Kernel::open(tag)?);
+        let kernel = Kernel::open(tag)?;
         let state_dir = state_dir.to_owned();
-        worker
-            .run(move |kernel| {
-                let install = kernel.firewall.install(&policy);
+        kernel
+            .with_firewall(move |firewall| {
+                let install = firewall.install(&policy);
                 install.map_err(|source| Error::Firewall { what: "fixed chains".to_owned(), source })?;
-                forwarding::turn_on(&state_dir).map_err(system("turn on net.ipv4.ip_forward"))
+                forwarding::turn_on(&state_dir)
+                    .map_err(|source| Error::System { what: "turn on net.ipv4.ip_forward", source })
             })
             .await?;
 
         let ledger = Ledger::new(subnets, ports);
         let (released, releases) = mpsc::unbounded_channel();
-        let reaper = Reaper::new(ledger.clone(), worker.clone(), prefix.clone());
+        let reaper = Reaper::new(ledger.clone(), kernel.clone(), prefix.clone());
         let reaper = tokio::spawn(reaper.run(releases, announcements.map(|(message, _)| message)));
-        let mtu = config.mtu.unwrap_or(egress_mtu);
+        let egress_ip = egress.map_or(Ipv4Addr::LOCALHOST, |egress| egress.address);
         Ok(Network {
             ledger,
-            worker,
+            kernel,
             names: Arc::new(LinkNames::new(tag)),
             prefix,
             mtu,
             external_ip: config.external_ip.unwrap_or(IpAddr::V4(egress_ip)),
-            ipv6: mtu >= IPV6_MTU_MIN && Path::new("/proc/sys/net/ipv6").exists(),
+            ipv6: host_has_ipv6 && mtu >= IPV6_MTU_MIN,
             released,
             tasks: vec![connection, reaper],
         })
@@ -183,15 +187,18 @@ impl Network {
             .map_err(|source| Error::System { what: "duplicate network namespace descriptor", source })?;
         self.ledger.lock().planned.remove(&assignment.host_link);
         let (names, ipv6) = (Arc::clone(&self.names), self.ipv6);
-        let on_host = assignment.clone();
-        let inside = assignment.clone();
-        self.worker
-            .run_then(
-                move |kernel| attach_on_host(kernel, &on_host, &names, netns.as_fd(), ipv6),
-                move |index| {
+        let (on_host, inside) = (assignment.clone(), assignment.clone());
+        self.kernel
+            .with_links_then(
+                move |links| {
+                    make_host_end(links, &on_host, &names, netns.as_fd(), ipv6)
+                        .map_err(|source| Error::Link { link: on_host.host_link, source })
+                },
+                move |index, firewall| {
                     let mut socket = Socket::from(socket);
                     link::configure_container_end(&mut socket, &inside, index, ipv6)
-                        .map_err(|source| Error::Link { link: inside.host_link, source })
+                        .map_err(|source| Error::Link { link: inside.host_link.clone(), source })?;
+                    firewall.admit(&inside).map_err(firewall_error(&inside))
                 },
             )
             .await
@@ -201,9 +208,9 @@ impl Network {
     pub async fn open_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
         let (assignment, ports) = (assignment.clone(), ports.to_vec());
         self.ledger.lock().planned.remove(&assignment.host_link);
-        self.worker
-            .run(move |kernel| {
-                kernel.firewall.publish(&assignment, &ports).map_err(firewall_error(&assignment))
+        self.kernel
+            .with_firewall(move |firewall| {
+                firewall.publish(&assignment, &ports).map_err(firewall_error(&assignment))
             })
             .await
     }
@@ -211,10 +218,10 @@ impl Network {
     /// Closes mapped ports and frees them. Once more does no harm.
     pub async fn close_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
         let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
-        self.worker
-            .run(move |kernel| {
+        self.kernel
+            .with_firewall(move |firewall| {
                 let ports = not_others(&ledger, &assignment, ports);
-                kernel.firewall.unpublish(&assignment, &ports).map_err(firewall_error(&assignment))?;
+                firewall.unpublish(&assignment, &ports).map_err(firewall_error(&assignment))?;
                 ledger.lock().ports.give_back(&ports, &assignment.host_link);
                 Ok(())
             })
@@ -227,11 +234,11 @@ impl Network {
     pub async fn release(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
         let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
         let released = self.released.clone();
-        self.worker
-            .run(move |kernel| {
+        self.kernel
+            .with_firewall(move |firewall| {
                 let owner = &assignment.host_link;
                 let ports = not_others(&ledger, &assignment, ports);
-                kernel.firewall.expel(&assignment, &ports).map_err(firewall_error(&assignment))?;
+                firewall.expel(&assignment, &ports).map_err(firewall_error(&assignment))?;
                 let mut pools = ledger.lock();
                 pools.ports.give_back_all(owner);
                 if pools.planned.remove(owner) {
@@ -250,34 +257,36 @@ impl Network {
     /// of ours that no container of `owned` has are deleted, and the firewall has their elements and no others. Returns
     /// the names of the deleted links.
     pub async fn sweep(&self, owned: Vec<(Assignment, Vec<NetIn>)>) -> Result<Vec<String>, Error> {
-        let prefix = self.prefix.clone();
-        self.worker
-            .run(move |kernel| {
-                let elements = kernel.firewall.replace_all(&owned);
+        let kept: HashSet<String> =
+            owned.iter().map(|(assignment, _)| assignment.host_link.clone()).collect();
+        self.kernel
+            .with_firewall(move |firewall| {
+                let elements = firewall.replace_all(&owned);
                 elements.map_err(|source| Error::Firewall {
                     what: "containers of the records".to_owned(),
                     source,
-                })?;
-                let kept: HashSet<&str> =
-                    owned.iter().map(|(assignment, _)| assignment.host_link.as_str()).collect();
-                delete_links(kernel, &prefix, |name| !kept.contains(name))
+                })
             })
-            .await
+            .await?;
+        let prefix = self.prefix.clone();
+        self.kernel.with_links(move |links| delete_links(links, &prefix, |name| !kept.contains(name))).await
     }
 
     /// Removes all that a server of this tag ever set up: links, firewall tables, forwarding. Once more does no harm.
     pub async fn cleanup(tag: &str, state_dir: &Path) -> Result<(), Error> {
         check_tag(tag)?;
         let (prefix, state_dir) = (lease::prefix(tag), state_dir.to_owned());
-        Worker::new(Kernel::open(tag)?)
-            .run(move |kernel| {
-                delete_links(kernel, &prefix, |_| true)?;
-                let tables = |source| Error::Firewall { what: "clean-up".to_owned(), source };
-                kernel.firewall.uninstall().map_err(tables)?;
-                let needed_by_others = kernel.firewall.has_siblings().map_err(tables)?;
-                forwarding::restore(&state_dir, needed_by_others)
-                    .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })
-            })
+        Kernel::open(tag)?
+            .with_links_then(
+                move |links| delete_links(links, &prefix, |_| true),
+                move |_, firewall| {
+                    let tables = |source| Error::Firewall { what: "clean-up".to_owned(), source };
+                    firewall.uninstall().map_err(tables)?;
+                    let needed_by_others = firewall.has_siblings().map_err(tables)?;
+                    forwarding::restore(&state_dir, needed_by_others)
+                        .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })
+                },
+            )
             .await
     }
 
@@ -312,30 +321,25 @@ impl Drop for Network {
     }
 }
 
-/// The firewall first: a link that is up lets packets through. Returns the link's index, the same on both ends.
-fn attach_on_host(
-    kernel: &mut Kernel,
+/// Returns the index of the link, the same on both ends.
+fn make_host_end(
+    links: &mut Socket,
     assignment: &Assignment,
     names: &LinkNames,
     netns: BorrowedFd<'_>,
     ipv6: bool,
-) -> Result<u32, Error> {
-    kernel.firewall.admit(assignment).map_err(firewall_error(assignment))?;
-    let links = &mut kernel.links;
-    let link_error = |source| Error::Link { link: assignment.host_link.clone(), source };
-    let mut index = names.next_index();
-    for _ in 1..INDEX_ATTEMPTS {
+) -> Result<u32, netlink::Error> {
+    let mut attempts = 0;
+    let index = loop {
+        let index = names.next_index();
+        attempts += 1;
         match link::create_pair(links, assignment, index, netns) {
-            Err(error) if error.errno() == Some(Errno::BUSY) => index = names.next_index(),
-            Err(error) => return Err(link_error(error)),
-            Ok(()) => {
-                link::configure_host_end(links, assignment, index, ipv6).map_err(link_error)?;
-                return Ok(index);
-            }
+            Ok(()) => break index,
+            Err(error) if error.errno() == Some(Errno::BUSY) && attempts < INDEX_ATTEMPTS => {}
+            Err(error) => return Err(error),
         }
-    }
-    link::create_pair(links, assignment, index, netns).map_err(link_error)?;
-    link::configure_host_end(links, assignment, index, ipv6).map_err(link_error)?;
+    };
+    link::configure_host_end(links, assignment, index, ipv6)?;
     Ok(index)
 }
 
@@ -348,15 +352,15 @@ fn not_others(ledger: &Ledger, assignment: &Assignment, mut ports: Vec<NetIn>) -
 }
 
 fn delete_links(
-    kernel: &mut Kernel,
+    links: &mut Socket,
     prefix: &str,
     unwanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<String>, Error> {
     let error = |source| Error::Netlink { what: "remove links that no container owns", source };
-    let mut links = link::list(&mut kernel.links, prefix).map_err(error)?;
-    links.retain(|link| unwanted(&link.name));
-    link::delete(&mut kernel.links, &links).map_err(error)?;
-    Ok(links.into_iter().map(|link| link.name).collect())
+    let mut found = link::list(links, prefix).map_err(error)?;
+    found.retain(|link| unwanted(&link.name));
+    link::delete(links, &found).map_err(error)?;
+    Ok(found.into_iter().map(|link| link.name).collect())
 }
 
 fn firewall_error(assignment: &Assignment) -> impl FnOnce(netlink::Error) -> Error + use<> {
@@ -364,10 +368,23 @@ fn firewall_error(assignment: &Assignment) -> impl FnOnce(netlink::Error) -> Err
     |source| Error::Firewall { what, source }
 }
 
-fn check_tag(tag: &str) -> Result<(), Error> {
+fn check_tag(tag: &str) -> Result<(), BadSetting> {
     if tag.len() <= 2 && tag.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         return Ok(());
     }
-    let reason = format!("{tag:?} is more than two lower-case letters or digits");
-    Err(Error::Setting { setting: "tag", reason })
+    Err(BadSetting {
+        setting: "tag",
+        reason: format!("{tag:?} is more than two lower-case letters or digits"),
+    })
+}
+
+fn mtu(config: &NetworkConfig, egress: Option<Egress>) -> Result<u32, BadSetting> {
+    match config.mtu {
+        Some(mtu) if (IPV4_MTU_MIN..=VETH_MTU_MAX).contains(&mtu) => Ok(mtu),
+        Some(mtu) => {
+            let reason = format!("{mtu} is not between {IPV4_MTU_MIN} and {VETH_MTU_MAX}");
+            Err(BadSetting { setting: "mtu", reason })
+        }
+        None => Ok(egress.map_or(MTU_MAX, |egress| egress.mtu.min(MTU_MAX))),
+    }
 }

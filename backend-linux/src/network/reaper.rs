@@ -18,9 +18,10 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Error,
-    kernel::Worker,
+    kernel::Kernel,
     lease::{Assignment, Ledger},
     link,
+    netlink::Socket,
 };
 
 /// How long the kernel has to remove a link by itself.
@@ -32,7 +33,7 @@ const REMEMBERED: usize = 4096;
 /// The task's state.
 pub struct Reaper {
     pub ledger: Ledger,
-    pub worker: Worker,
+    pub kernel: Kernel,
     /// Beginning of the names of our links.
     pub prefix: String,
     waiting: HashMap<String, Waiting>,
@@ -45,8 +46,8 @@ struct Waiting {
 }
 
 impl Reaper {
-    pub fn new(ledger: Ledger, worker: Worker, prefix: String) -> Reaper {
-        Reaper { ledger, worker, prefix, waiting: HashMap::new(), gone: HashSet::new() }
+    pub fn new(ledger: Ledger, kernel: Kernel, prefix: String) -> Reaper {
+        Reaper { ledger, kernel, prefix, waiting: HashMap::new(), gone: HashSet::new() }
     }
 
     /// Runs until nobody can release anything any more.
@@ -131,13 +132,15 @@ impl Reaper {
     /// Those of `names` that exist.
     async fn delete(&self, names: HashSet<String>) -> Result<(), Error> {
         let prefix = self.prefix.clone();
-        let delete = move |kernel: &mut super::kernel::Kernel| {
-            let links = link::list(&mut kernel.links, &prefix)?;
-            let links: Vec<_> = links.into_iter().filter(|link| names.contains(&link.name)).collect();
-            link::delete(&mut kernel.links, &links)
+        let delete = move |host: &mut Socket| {
+            let mut links = link::list(host, &prefix)?;
+            links.retain(|link| names.contains(&link.name));
+            link::delete(host, &links)
         };
         let what = "delete links of released containers";
-        self.worker.run(move |kernel| delete(kernel).map_err(|source| Error::Netlink { what, source })).await
+        self.kernel
+            .with_links(move |links| delete(links).map_err(|source| Error::Netlink { what, source }))
+            .await
     }
 }
 

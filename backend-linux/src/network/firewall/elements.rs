@@ -104,3 +104,51 @@ impl Element {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::pool::SubnetPool;
+
+    fn assignment() -> Assignment {
+        let subnet = SubnetPool::new("10.254.0.0/30".parse().unwrap(), None).unwrap().take("", "a").unwrap();
+        Assignment {
+            subnet,
+            host_ip: subnet.host_address(),
+            container_ip: subnet.container_address(),
+            host_link: "g-12345678".to_owned(),
+            mtu: 1500,
+        }
+    }
+
+    fn tail(messages: Vec<Message>, len: usize) -> Vec<u8> {
+        assert_eq!(messages.len(), 1);
+        let bytes = messages.into_iter().next().unwrap().finish(1);
+        bytes[bytes.len() - len..].to_vec()
+    }
+
+    #[test]
+    fn a_source_is_a_padded_name_and_an_address() {
+        // As `nft add element ip garden sources { "g-12345678" . 10.254.0.2 }` sends it.
+        let expected = b"\x24\x00\x03\x80\x20\x00\x01\x80\x1c\x00\x01\x80\x18\x00\x01\x00\
+            g-12345678\x00\x00\x00\x00\x00\x00\x0a\xfe\x00\x02";
+        assert_eq!(tail(add_sources("garden", [&assignment()]), expected.len()), expected);
+    }
+
+    #[test]
+    fn a_port_leads_to_an_address_and_a_port() {
+        let ports = [NetIn { host_port: 80, container_port: 8080 }];
+        let expected = b"\x20\x00\x01\x80\x0c\x00\x01\x80\x06\x00\x01\x00\x00\x50\x00\x00\
+            \x10\x00\x02\x80\x0c\x00\x01\x00\x0a\xfe\x00\x02\x1f\x90\x00\x00";
+        let assignment = assignment();
+        let messages = add_ports("garden", [(&assignment, ports.as_slice())]);
+        assert_eq!(tail(messages, expected.len()), expected);
+    }
+
+    #[test]
+    fn thousands_of_elements_are_split_over_messages() {
+        let assignments = vec![assignment(); ELEMENTS_PER_MESSAGE + 1];
+        assert_eq!(add_sources("garden", &assignments).len(), 2);
+        assert!(add_sources("garden", &[]).is_empty());
+    }
+}

@@ -47,6 +47,8 @@ pub struct Policy {
     pub allow_host_access: bool,
     /// The beginning of every host-side link's name, and of no other link's.
     pub link_prefix: String,
+    /// Whether the kernel has IPv6, which is to be closed then.
+    pub ipv6: bool,
 }
 
 /// Our tables on this host.
@@ -76,15 +78,14 @@ impl Firewall {
             ];
             self.batch([anew, ruleset::declarations(&self.table), fixed].concat())?;
         }
+        if !policy.ipv6 {
+            return Ok(());
+        }
         let anew = vec![
             table_message("add IPv6 firewall table", NEW_TABLE, flags::CREATE, IPV6, &self.table),
             table_message("delete IPv6 firewall table", DELETE_TABLE, 0, IPV6, &self.table),
         ];
-        match self.batch([anew, ruleset::ipv6(&self.table, policy)].concat()) {
-            // A kernel without IPv6 has nothing to close.
-            Err(error) if matches!(error.errno(), Some(Errno::AFNOSUPPORT | Errno::OPNOTSUPP)) => Ok(()),
-            result => result,
-        }
+        self.batch([anew, ruleset::ipv6(&self.table, policy)].concat())
     }
 
     /// Lets a container's packets in, from its own link and address.

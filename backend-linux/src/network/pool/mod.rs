@@ -52,3 +52,13 @@ pub enum Error {
         size: u16,
     },
 }
+
+/// A setting of the server makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {reason}")]
+pub struct BadSetting {
+    /// The setting, by its name on the command line.
+    pub setting: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}

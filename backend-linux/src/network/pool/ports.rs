@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use protocol::NetIn;
 
-use super::{Error, LruIds};
+use super::{BadSetting, Error, LruIds};
 
 /// Which host ports are taken, and by whom.
 #[derive(Debug)]
@@ -16,10 +16,10 @@ pub struct PortPool {
 
 impl PortPool {
     /// The `size` ports from `first` on.
-    pub fn new(first: u16, size: u16) -> Result<PortPool, Error> {
+    pub fn new(first: u16, size: u16) -> Result<PortPool, BadSetting> {
         if first == 0 || u32::from(first) + u32::from(size) > 1 << 16 {
             let reason = format!("{size} ports from {first} on do not lie between 1 and 65535");
-            return Err(Error::Invalid { field: "port-pool-start", reason });
+            return Err(BadSetting { setting: "port-pool-start", reason });
         }
         Ok(PortPool { first, free: LruIds::new(u32::from(size)), owners: HashMap::new() })
     }

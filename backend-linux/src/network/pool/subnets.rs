@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, net::Ipv4Addr};
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, LruIds};
+use super::{BadSetting, Error, LruIds};
 
 const ADDRESSES: u32 = 4;
 /// Prefix length of every subnet.
@@ -77,20 +77,26 @@ struct Holder {
 #[derive(Debug)]
 pub struct SubnetPool {
     pool: Ipv4Network,
+    /// The part of the host's own network that no container can have.
+    host: Option<Subnet>,
     free: LruIds,
     holders: HashMap<Subnet, Holder>,
 }
 
 impl SubnetPool {
-    pub fn new(pool: Ipv4Network) -> Result<SubnetPool, Error> {
+    /// `host`: the host's own address, whose subnet no container can have.
+    pub fn new(pool: Ipv4Network, host: Option<Ipv4Addr>) -> Result<SubnetPool, BadSetting> {
+        let bad = |reason| BadSetting { setting: "network-pool", reason };
         if pool.prefix() > PREFIX || pool.prefix() == 0 {
-            let reason = format!("{pool} is not between a /1 and a /{PREFIX}");
-            return Err(Error::Invalid { field: "network-pool", reason });
+            return Err(bad(format!("{pool} is not between a /1 and a /{PREFIX}")));
         }
-        let pool = Ipv4Network::new(pool.network(), pool.prefix())
-            .map_err(|error| Error::Invalid { field: "network-pool", reason: error.to_string() })?;
+        let pool = Ipv4Network::new(pool.network(), pool.prefix()).map_err(|error| bad(error.to_string()))?;
+        if let Some(host) = host.filter(|&host| pool.contains(host)) {
+            return Err(bad(format!("{pool} contains the host's own address {host}")));
+        }
         let capacity = 1u32 << (PREFIX - pool.prefix());
-        Ok(SubnetPool { pool, free: LruIds::new(capacity), holders: HashMap::new() })
+        let host = host.map(Subnet::containing);
+        Ok(SubnetPool { pool, host, free: LruIds::new(capacity), holders: HashMap::new() })
     }
 
     /// How many subnets the pool has.
@@ -112,6 +118,9 @@ impl SubnetPool {
     pub fn take(&mut self, requested: &str, owner: &str) -> Result<Subnet, Error> {
         if !requested.is_empty() {
             let subnet = parse(requested)?;
+            if self.host == Some(subnet) {
+                return Err(Error::SubnetInUse { subnet });
+            }
             return self.take_exactly(subnet, owner).map(|()| subnet);
         }
         let Some(id) = self.free.take_next() else {
@@ -198,7 +207,7 @@ mod tests {
     use super::*;
 
     fn pool(text: &str) -> SubnetPool {
-        SubnetPool::new(text.parse().unwrap()).unwrap()
+        SubnetPool::new(text.parse().unwrap(), None).unwrap()
     }
 
     fn subnet(text: &str) -> Subnet {
@@ -226,8 +235,17 @@ mod tests {
     #[test]
     fn a_pool_that_holds_no_subnet_is_refused() {
         for network in ["10.0.0.0/31", "10.0.0.0/32", "0.0.0.0/0"] {
-            assert!(SubnetPool::new(network.parse().unwrap()).is_err(), "{network}");
+            assert!(SubnetPool::new(network.parse().unwrap(), None).is_err(), "{network}");
         }
+    }
+
+    #[test]
+    fn the_hosts_own_address_is_no_containers() {
+        let host = Ipv4Addr::new(10, 254, 0, 9);
+        assert!(SubnetPool::new("10.254.0.0/22".parse().unwrap(), Some(host)).is_err());
+        let mut elsewhere = SubnetPool::new("10.253.0.0/22".parse().unwrap(), Some(host)).unwrap();
+        assert!(elsewhere.take("10.254.0.8/30", "a").is_err());
+        assert!(elsewhere.take("10.254.0.12/30", "a").is_ok());
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn a_new_server_adopts_what_records_own_and_sweeps_the_rest() {
         // As if somebody had cleared it.
         world.host.show(&["nft", "flush", "set", "ip", "garden-t", "sources"]);
         let swept = next.sweep(vec![(lease.assignment().clone(), ports.clone())]).await.unwrap();
-        assert_eq!(swept, [lost_link.clone()]);
+        assert_eq!(swept, std::slice::from_ref(&lost_link));
         assert!(!links(world).contains(&lost_link) && !elements(world).contains(&lost_link));
         assert!(world.outside.ask(world.host_address, port).is_ok());
         assert!(kept.namespace.ask(world.outside_address, 80).is_ok());
@@ -207,6 +207,24 @@ fn forwarding_is_turned_on_and_off_again() {
         assert_eq!(read(), "1\n");
         Network::cleanup(TAG, state_dir).await.unwrap();
         assert_eq!(read(), "0\n");
+    });
+}
+
+#[test]
+fn many_containers_at_once_leave_nothing() {
+    on_host(NetworkConfig::default(), async |world, network, _| {
+        let life = async || {
+            for _ in 0..4 {
+                let container = Container::new(network).await;
+                let port = container.publish(network, 80).await;
+                let ports = [NetIn { host_port: port, container_port: 80 }];
+                network.release(container.lease.assignment(), &ports).await.unwrap();
+            }
+        };
+        futures_util::future::join_all((0..16).map(|_| life())).await;
+        assert_eq!((network.usage().subnets_in_use, network.usage().ports_in_use), (0, 0));
+        eventually("all subnets are freed", || network.usage().subnets_quarantined == 0).await;
+        assert!(!links(world).contains("gt-") && !elements(world).contains("elements"));
     });
 }
 

@@ -122,7 +122,8 @@ impl World {
         }
         let (host, outside) = (Namespace::new(), Namespace::new());
         // The uplink is made with what is under test; its own tests are in `lifecycle`.
-        let subnet = SubnetPool::new("203.0.113.0/30".parse().unwrap()).unwrap().take("", "uplink").unwrap();
+        let subnet =
+            SubnetPool::new("203.0.113.0/30".parse().unwrap(), None).unwrap().take("", "uplink").unwrap();
         let uplink = Assignment {
             subnet,
             host_ip: subnet.host_address(),
