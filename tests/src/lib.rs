@@ -3,10 +3,12 @@
 //! - [`behaviours`]: what every Garden backend does, written once against the seam; [`for_each_behaviour`] lists them.
 //! - [`columns`]: the backends that they are run on, one test binary for each in `tests/tests/`.
 //! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
+//! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod behaviours;
 pub mod columns;
 pub mod files;
+pub mod host;
 pub mod world;
