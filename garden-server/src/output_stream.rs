@@ -38,6 +38,9 @@ pub(crate) async fn serve(hijacked: Hijacked, output: Output) {
         () = socket.discard_input() => false,
     };
     if whole {
-        socket.close(CLOSE_PATIENCE).await;
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = socket.close(CLOSE_PATIENCE) => {}
+        }
     }
 }

@@ -32,7 +32,10 @@ pub(crate) async fn serve(hijacked: Hijacked, session: Session) {
         finished = until_end(&socket, early, session) => finished,
     };
     if finished {
-        socket.close(CLOSE_PATIENCE).await;
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = socket.close(CLOSE_PATIENCE) => {}
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    os::fd::AsFd,
     pin::Pin,
     sync::{
         Arc,
@@ -63,10 +64,6 @@ impl Socket {
         each_kind!(self, stream => stream.ready(interest).await)
     }
 
-    fn try_io<T>(&self, interest: Interest, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        each_kind!(self, stream => stream.try_io(interest, operation))
-    }
-
     /// Reads what is there, waiting for something; zero at the end.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -95,17 +92,33 @@ impl Socket {
     /// Resolves when the peer can no longer receive: it closed both directions or vanished. A half-closed peer is
     /// still there.
     pub(crate) async fn peer_gone(&self) {
-        loop {
-            match self.ready(Interest::WRITABLE).await {
-                Ok(ready) if !ready.is_write_closed() => {
-                    // Forget that the socket is writable, so that the next wait is for a change.
-                    let _ = self.try_io(Interest::WRITABLE, || {
-                        io::Result::<()>::Err(io::ErrorKind::WouldBlock.into())
-                    });
-                }
-                _ => return,
+        // A descriptor of its own: waiting for a change means forgetting that the socket is writable, which the
+        // writers of this one need to know.
+        let watched = match self.duplicate() {
+            Ok(watched) => watched,
+            Err(error) => {
+                tracing::debug!(%error, "cannot watch for the end of a connection");
+                return std::future::pending().await;
             }
+        };
+        while let Ok(ready) = watched.ready(Interest::WRITABLE).await {
+            if ready.is_write_closed() {
+                return;
+            }
+            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = each_kind!(&watched, stream => stream.try_io(Interest::WRITABLE, nothing));
         }
+    }
+
+    fn duplicate(&self) -> io::Result<Socket> {
+        Ok(match self {
+            Socket::Unix(stream) => {
+                Socket::Unix(UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?)
+            }
+            Socket::Tcp(stream) => {
+                Socket::Tcp(TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?)
+            }
+        })
     }
 
     /// Reads and forgets whatever the peer sends, until it is gone.

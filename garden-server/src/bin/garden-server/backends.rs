@@ -32,7 +32,10 @@ pub(crate) async fn start(options: &Options) -> Result<Chosen, String> {
 /// Says whether this host is ready, line by line.
 pub(crate) fn check(options: &Options) -> Result<(), String> {
     match options.backend {
-        BackendName::Fake => Ok(println!("fake backend: needs nothing")),
+        BackendName::Fake => {
+            println!("fake backend: needs nothing");
+            Ok(())
+        }
         BackendName::Linux | BackendName::Auto => check_linux(options),
     }
 }
