@@ -157,7 +157,13 @@ fn prepare(server: &Server, name: &str) {
     match name {
         "16-metrics" => {
             let memory = MemoryStat { total_rss: 7, ..MemoryStat::default() };
-            server.fake.set_metrics("c1", Metrics { memory, ..Metrics::default() }).unwrap();
+            server
+                .fake
+                .set_metrics(
+                    "c1",
+                    Metrics { memory, age: std::time::Duration::from_secs(5), ..Metrics::default() },
+                )
+                .unwrap();
         }
         "32-create-unavail" => {
             faults.fail_once(Op::Create, Error::ServiceUnavailable { message: "special error".into() });
