@@ -24,26 +24,32 @@ pub fn become_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a user's groups and id, for good; capabilities are the next step's.
-pub fn become_user(user: &User) -> io::Result<()> {
+/// Takes a user's groups, id and default capabilities, for good.
+pub fn become_user(user: &User, privileged: bool) -> io::Result<()> {
+    let root = user.uid == 0;
+    // Only who still has the capability for it can cut the bounding set down.
+    let allowed = bound_capabilities(privileged, root)?;
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     setgroups(&groups)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     setresgid(gid, gid, gid)?;
-    // The bounding set can only be cut down by who still has the capability for it.
     rustix::thread::set_keep_capabilities(true)?;
     setresuid(uid, uid, uid)?;
+    rustix::thread::set_keep_capabilities(false)?;
+    let own = if root { allowed } else { CapabilitySet::empty() };
+    let inheritable = if privileged && !root { CapabilitySet::empty() } else { allowed };
+    set_capabilities(None, CapabilitySets { effective: own, permitted: own, inheritable })?;
     Ok(())
 }
 
-/// Gives up every capability that a process of the container does not have by default.
-pub fn keep_default_capabilities(privileged: bool, root: bool) -> io::Result<()> {
+/// Gives up what no process of the container may ever have; the rest is what it may.
+fn bound_capabilities(privileged: bool, root: bool) -> io::Result<CapabilitySet> {
     let wanted = match (privileged, root) {
         (false, _) => UNPRIVILEGED,
         (true, true) => PRIVILEGED_ROOT,
         (true, false) => PRIVILEGED_USER,
     };
-    let mut bounding = CapabilitySet::empty();
+    let mut allowed = CapabilitySet::empty();
     for number in 0..u64::BITS {
         let Some(capability) = CapabilitySet::from_bits(1 << number) else { continue };
         // The kernel refuses numbers that it does not know.
@@ -51,11 +57,8 @@ pub fn keep_default_capabilities(privileged: bool, root: bool) -> io::Result<()>
         if wanted & (1 << number) == 0 {
             remove_capability_from_bounding_set(capability)?;
         } else {
-            bounding |= capability;
+            allowed |= capability;
         }
     }
-    let own = if root { bounding } else { CapabilitySet::empty() };
-    let inheritable = if privileged && !root { CapabilitySet::empty() } else { bounding };
-    set_capabilities(None, CapabilitySets { effective: own, permitted: own, inheritable })?;
-    Ok(())
+    Ok(allowed)
 }

@@ -33,6 +33,7 @@ use rustix::{
 use crate::{
     credentials,
     start::{Cgroup, Setup},
+    users::User,
 };
 
 /// Files and directories of /proc and /sys that tell about the host, or act on it.
@@ -131,7 +132,7 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
     let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
         .context("open a netlink socket")?;
 
-    credentials::keep_default_capabilities(request.id_map.is_none(), true).context("give up capabilities")?;
+    credentials::become_user(&User::root(), request.id_map.is_none()).context("give up capabilities")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbid tracing")?;
     // Without its supervisor nobody would ever hear of the container again.
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the supervisor")?;

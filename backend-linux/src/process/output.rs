@@ -18,7 +18,7 @@ use crate::supervisor::{Chunk, RingReader};
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A reader that gets nothing done for this long no longer holds the process up.
-pub const STALL_LIMIT: Duration = Duration::from_secs(5);
+const STALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What readers wait for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,14 +93,18 @@ impl Channel {
         if self.has_readers() { self.ring.written() } else { self.ring.delivered() }
     }
 
-    /// No longer lets readers hold the process up that got nothing done for too long.
-    pub fn give_up_on_stalled(&self) {
+    /// No longer lets readers hold the process up that got nothing done for too long. Says whether there were any.
+    pub fn give_up_on_stalled(&self) -> bool {
         let mut readers = self.readers();
         let now = Instant::now();
+        let mut some = false;
         for reader in readers.by_key.values_mut() {
-            reader.stalled |= now.duration_since(reader.progress) >= STALL_LIMIT;
+            let stalled = now.duration_since(reader.progress) >= STALL_LIMIT;
+            some |= stalled && !reader.stalled;
+            reader.stalled = stalled;
         }
         self.update_hold(&readers);
+        some
     }
 
     fn update_hold(&self, readers: &Readers) {

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    output::{Channel, STALL_LIMIT},
+    output::Channel,
     stdin::Stdin,
     supervisor::{Connection, Error, Supervisor, nonsense},
 };
@@ -32,6 +32,9 @@ use crate::{
 
 /// How long the output of an ended process is kept for readers that come late.
 const OUTPUT_KEPT: Duration = Duration::from_secs(60);
+
+/// How often readers are looked at while a process waits for them.
+const STALL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The status of a process whose supervisor died, and so the process with it.
 const KILLED: i32 = 137;
@@ -233,12 +236,10 @@ impl Entry {
             let _ = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut counter)?));
         };
         if outputs.is_full() {
-            match tokio::time::timeout(STALL_LIMIT, readable).await {
-                Ok(()) => {}
-                Err(_) => {
-                    outputs.each(Channel::give_up_on_stalled);
-                    tracing::warn!(process = self.id, "a client has stopped reading: output may be dropped");
-                }
+            if tokio::time::timeout(STALL_LOOK_INTERVAL, readable).await.is_err()
+                && (outputs.stdout.give_up_on_stalled() | outputs.stderr.give_up_on_stalled())
+            {
+                tracing::warn!(process = self.id, "a client has stopped reading: output may be dropped");
             }
         } else {
             readable.await;
