@@ -10,15 +10,15 @@ use crate::connection::Hijacked;
 /// How long a client may take to take the last bytes.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Writes the output to its end. The next chunk is asked for when the one before is in the kernel, which tells the
-/// backend how far this client is. What the client sends is read and forgotten.
+/// Writes the output to its end, and tells the backend at once what is in the kernel: should this server be killed, the
+/// next one goes on behind that. What the client sends is read and forgotten.
 pub(crate) async fn serve(hijacked: Hijacked, output: Output) {
     let Hijacked { socket, mut shutdown, .. } = hijacked;
-    let mut chunks = output.open();
+    let mut chunks = output.reader();
     let passed_on = async {
         while let Some(chunk) = chunks.next().await {
             let written = match chunk {
-                Ok(chunk) => socket.write_all(&chunk).await,
+                Ok(chunk) => socket.write_all_counted(&chunk, |bytes| chunks.passed_on(bytes)).await,
                 Err(error) => {
                     tracing::warn!(%error, "a process's output was cut short");
                     return false;

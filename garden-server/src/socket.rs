@@ -76,12 +76,24 @@ impl Socket {
     }
 
     /// Writes all of `bytes` to the kernel.
-    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_counted(bytes, |_| {}).await
+    }
+
+    /// Writes all of `bytes` to the kernel, and says at once how many of them each time it has taken some.
+    pub(crate) async fn write_all_counted(
+        &self,
+        mut bytes: &[u8],
+        mut taken: impl FnMut(usize),
+    ) -> io::Result<()> {
         while !bytes.is_empty() {
             self.ready(Interest::WRITABLE).await?;
             match each_kind!(self, stream => stream.try_write(bytes)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
+                Ok(written) => {
+                    taken(written);
+                    bytes = &bytes[written..];
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

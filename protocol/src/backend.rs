@@ -1,6 +1,14 @@
 //! The seam: everything a container server asks of a platform.
 
-use std::{collections::BTreeMap, future::Future, io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -160,17 +168,27 @@ pub trait ProcessControl: Send + Sync {
 /// One output stream of a process, to be opened whenever and as often as needed: each opening begins at the same
 /// place and gets every byte from there on that is still held. Until it is opened it counts as nobody reading.
 #[derive(Clone)]
-pub struct Output(Arc<dyn Fn() -> ByteStream + Send + Sync>);
+pub struct Output(Arc<dyn Fn() -> OutputReader + Send + Sync>);
 
 impl Output {
-    /// An output whose readers come from `open`.
+    /// An output whose readers come from `open`, which need not be told how far their bytes got.
     pub fn new(open: impl Fn() -> ByteStream + Send + Sync + 'static) -> Self {
+        Output(Arc::new(move || OutputReader { stream: open(), passed_on: Box::new(|_| {}) }))
+    }
+
+    /// An output whose readers come from `open`, and are told by [`OutputReader::passed_on`] how far their bytes got.
+    pub fn with_progress(open: impl Fn() -> OutputReader + Send + Sync + 'static) -> Self {
         Output(Arc::new(open))
     }
 
-    /// A reader at this output's beginning. Asking it for the next chunk says that the one before has been passed
-    /// on. It ends when the process has ended and everything was read.
+    /// A reader at this output's beginning, as a plain stream. Asking it for the next chunk says that the one before
+    /// has been passed on. It ends when the process has ended and everything was read.
     pub fn open(&self) -> ByteStream {
+        Box::pin(self.reader())
+    }
+
+    /// The same, for who passes bytes on piece by piece.
+    pub fn reader(&self) -> OutputReader {
         (self.0)()
     }
 }
@@ -178,6 +196,33 @@ impl Output {
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Output")
+    }
+}
+
+/// A reader of an output.
+pub struct OutputReader {
+    stream: ByteStream,
+    passed_on: Box<dyn FnMut(usize) + Send>,
+}
+
+impl OutputReader {
+    /// A reader that calls `passed_on` with the number of bytes that have reached the client since the last call.
+    pub fn new(stream: ByteStream, passed_on: impl FnMut(usize) + Send + 'static) -> Self {
+        OutputReader { stream, passed_on: Box::new(passed_on) }
+    }
+
+    /// Says that this many more bytes of the last chunk have reached the client. A server that is killed now goes on
+    /// behind them when it is started again. Asking for the next chunk says it of the whole chunk.
+    pub fn passed_on(&mut self, bytes: usize) {
+        (self.passed_on)(bytes);
+    }
+}
+
+impl Stream for OutputReader {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.stream.as_mut().poll_next(context)
     }
 }
 

@@ -18,7 +18,7 @@ mod process;
 pub mod routes;
 mod telemetry;
 
-pub use backend::{Backend, ByteStream, Exit, Output, Process, ProcessControl};
+pub use backend::{Backend, ByteStream, Exit, Output, OutputReader, Process, ProcessControl};
 pub use container::{
     BindMount, BindMountMode, BindMountOrigin, ContainerSpec, CreateResponse, HANDLE_MAX_BYTES, ImageRef,
     ListResponse, Properties, PropertyValue, StopRequest, check_handle,

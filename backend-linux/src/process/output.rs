@@ -4,12 +4,15 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use protocol::ByteStream;
+use protocol::OutputReader;
 use tokio::{sync::watch, time::Instant};
 
 use crate::supervisor::{Chunk, RingReader};
@@ -142,34 +145,72 @@ impl Channel {
     }
 
     /// A reader that begins at `position`. It counts as one from its first look on.
-    pub fn stream(self: &Arc<Self>, position: u64) -> ByteStream {
-        let reading = Reading { channel: Arc::clone(self), position, key: None };
-        Box::pin(futures_util::stream::unfold(reading, |mut reading| async move {
+    pub fn reader(self: &Arc<Self>, position: u64) -> OutputReader {
+        let place = Arc::new(Place {
+            channel: Arc::clone(self),
+            key: OnceLock::new(),
+            passed_on: AtomicU64::new(position),
+        });
+        let reading = Reading { place: Arc::clone(&place), position };
+        let stream = futures_util::stream::unfold(reading, |mut reading| async move {
             let chunk = reading.next().await?;
             Some((chunk, reading))
-        }))
+        });
+        OutputReader::new(Box::pin(stream), move |bytes| place.passed_on(bytes as u64))
     }
 }
 
-/// A reader's place; it leaves the list of readers when dropped.
-struct Reading {
+/// How far a reader is; it leaves the list of readers when dropped.
+struct Place {
     channel: Arc<Channel>,
+    key: OnceLock<u64>,
+    passed_on: AtomicU64,
+}
+
+impl Place {
+    fn key(&self) -> u64 {
+        *self.key.get_or_init(|| self.channel.register(self.passed_on.load(Ordering::Relaxed)))
+    }
+
+    fn passed_on(&self, bytes: u64) {
+        let position = self.passed_on.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.channel.advance(self.key(), position);
+    }
+
+    fn passed_on_until(&self, position: u64) {
+        if self.passed_on.swap(position, Ordering::Relaxed) != position {
+            self.channel.advance(self.key(), position);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.get() {
+            self.channel.unregister(*key);
+        }
+    }
+}
+
+/// A reader at work.
+struct Reading {
+    place: Arc<Place>,
     position: u64,
-    key: Option<u64>,
 }
 
 impl Reading {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        match self.key {
-            // Asked again: what was given last time has been passed on.
-            Some(key) => self.channel.advance(key, self.position),
-            None => self.key = Some(self.channel.register(self.position)),
-        }
-        let mut news = self.channel.news.subscribe();
+        let channel = &self.place.channel;
+        self.place.key();
+        // Asked again: what was given last time has been passed on.
+        self.place.passed_on_until(self.position);
+        let mut news = channel.news.subscribe();
         loop {
             let over = news.borrow_and_update().over;
-            match self.channel.ring.read(self.position, CHUNK_BYTES) {
+            match channel.ring.read(self.position, CHUNK_BYTES) {
                 Ok(Chunk::Data { position, bytes }) => {
+                    // Later than it was asked for, if a stalled reader lost some.
+                    self.place.passed_on.store(position, Ordering::Relaxed);
                     self.position = position + bytes.len() as u64;
                     return Some(Ok(Bytes::from(bytes)));
                 }
@@ -178,14 +219,6 @@ impl Reading {
                 Ok(Chunk::Empty) => news.changed().await.ok()?,
                 Err(error) => return Some(Err(error)),
             }
-        }
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.channel.unregister(key);
         }
     }
 }

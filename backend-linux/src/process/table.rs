@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::{Error as WireError, Output, Process, ProcessControl, Signal, TtySpec};
+use protocol::{Error as WireError, Output, OutputReader, Process, ProcessControl, Signal, TtySpec};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::watch,
@@ -272,11 +272,11 @@ impl Entry {
 
     fn output(self: &Arc<Self>, which: Which, position: u64) -> Output {
         let entry = Arc::clone(self);
-        Output::new(move || match (entry.outputs(), which) {
-            (Some(outputs), Which::Stdout) => outputs.stdout.stream(position),
-            (Some(outputs), Which::Stderr) => outputs.stderr.stream(position),
+        Output::with_progress(move || match (entry.outputs(), which) {
+            (Some(outputs), Which::Stdout) => outputs.stdout.reader(position),
+            (Some(outputs), Which::Stderr) => outputs.stderr.reader(position),
             // Let go of a minute after the end.
-            (None, _) => Box::pin(futures_util::stream::empty()),
+            (None, _) => OutputReader::new(Box::pin(futures_util::stream::empty()), |_| {}),
         })
     }
 

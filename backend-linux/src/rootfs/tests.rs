@@ -91,7 +91,7 @@ fn a_tar_is_unpacked_once_even_if_many_ask_at_once() {
     tar_file(&same, "hello");
     let barrier = Barrier::new(16);
     let ask = |index: usize| {
-        let uri = if index % 2 == 0 { &one } else { &same };
+        let uri = if index.is_multiple_of(2) { &one } else { &same };
         barrier.wait();
         store.image(uri.to_str().unwrap()).unwrap()
     };

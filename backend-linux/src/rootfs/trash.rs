@@ -2,13 +2,12 @@
 
 use std::{
     ffi::CStr,
-    io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat},
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat},
     io::Errno,
 };
 
@@ -35,19 +34,22 @@ impl Store {
     pub fn empty_trash(&self) -> Result<()> {
         let trash = self.trash();
         let emptied = open_directory(CWD, &trash).and_then(|directory| empty(&directory));
-        emptied.map_err(|source| Error::Store { doing: "empty", path: trash, source })
+        emptied.map_err(|errno| Error::Store { doing: "empty", path: trash, source: errno.into() })
     }
 }
 
-fn open_directory<Fd: AsFd>(at: Fd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+fn open_directory<Fd: AsFd>(at: Fd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(at, path, flags, Mode::empty())?)
+    openat(at, path, flags, Mode::empty())
 }
 
-/// Removes everything in the directory `top`. Never deeper than one level: a directory in a directory is first moved
-/// up to `top`, so the depth of a tree, which a container chooses, costs neither stack nor descriptors nor long
-/// paths. No name is ever resolved through a link.
-fn empty(top: &OwnedFd) -> io::Result<()> {
+/// How deep to go at once; each level holds a descriptor.
+const LEVELS: usize = 32;
+
+/// Removes everything in the directory `top`. What lies deeper than [`LEVELS`] is first moved up to `top`, so the
+/// depth of a tree, which a container chooses, costs neither stack nor descriptors nor long paths. No name is ever
+/// resolved through a link.
+fn empty(top: &OwnedFd) -> Result<(), Errno> {
     let mut next = 0;
     let mut failed = None;
     loop {
@@ -58,7 +60,7 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
             if name == c"." || name == c".." {
                 continue;
             }
-            match remove(top, name, &mut next) {
+            match remove(top, top, name, LEVELS, &mut next) {
                 Ok(()) => progress = true,
                 // Somebody else empties the same trash.
                 Err(Errno::NOENT) => {}
@@ -66,52 +68,41 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
             }
         }
         if !progress {
-            return failed.map_or(Ok(()), |error| Err(error.into()));
+            return failed.map_or(Ok(()), Err);
         }
         failed = None;
     }
 }
 
-/// Removes one entry of `top`; directories in it become entries of `top`, for the next round.
-fn remove(top: &OwnedFd, name: &CStr, next: &mut u64) -> Result<(), Errno> {
-    match unlinkat(top, name, AtFlags::empty()) {
+/// Removes one entry of `parent`. What is too deep in it becomes an entry of `top`, for the next round.
+fn remove(top: &OwnedFd, parent: &OwnedFd, name: &CStr, levels: usize, next: &mut u64) -> Result<(), Errno> {
+    match unlinkat(parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
         result => return result,
     }
-    let directory = open_directory(top, name).map_err(|error| errno(&error))?;
+    // An empty directory, the most usual kind, is not even opened.
+    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY) => {}
+        result => return result,
+    }
+    if levels == 0 {
+        return move_up(parent, name, top, next);
+    }
+    let directory = open_directory(parent, name)?;
     loop {
-        empty_one(top, &directory, next)?;
-        match unlinkat(top, name, AtFlags::REMOVEDIR) {
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let inner = entry.file_name();
+            if inner != c"." && inner != c".." {
+                remove(top, &directory, inner, levels - 1, next)?;
+            }
+        }
+        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
             // A listing may miss entries of a directory that changes meanwhile: look again.
             Err(Errno::NOTEMPTY) => {}
             result => return result,
         }
     }
-}
-
-/// Unlinks the files of a directory and moves its directories up to `top`.
-fn empty_one(top: &OwnedFd, directory: &OwnedFd, next: &mut u64) -> Result<(), Errno> {
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
-        if entry.file_type() != FileType::Directory {
-            match unlinkat(directory, name, AtFlags::empty()) {
-                Err(Errno::ISDIR) => {}
-                result => {
-                    result?;
-                    continue;
-                }
-            }
-        }
-        // An empty directory, the most usual kind, needs no move.
-        if unlinkat(directory, name, AtFlags::REMOVEDIR).is_err() {
-            move_up(directory, name, top, next)?;
-        }
-    }
-    Ok(())
 }
 
 fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, next: &mut u64) -> Result<(), Errno> {
@@ -123,8 +114,4 @@ fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, next: &mut u64) -> Result
             result => return result,
         }
     }
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -31,6 +31,9 @@ const XATTR_BYTES_MAX: usize = 64 * 1024;
 /// So many files with several names are remembered; further ones are stored once for each name.
 const LINKS_MAX: usize = 50_000;
 
+/// Names and values.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 pub(super) struct Walk<W: Write> {
     out: BufWriter<W>,
     options: Options,
@@ -234,7 +237,7 @@ impl<W: Write> Walk<W> {
         header::write(&mut self.out, &meta).map_err(Error::Write)
     }
 
-    fn xattrs(&self, file: &OwnedFd, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn xattrs(&self, file: &OwnedFd, name: &[u8]) -> Result<Xattrs, Error> {
         if !self.options.xattrs {
             return Ok(Vec::new());
         }

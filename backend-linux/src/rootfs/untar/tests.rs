@@ -140,12 +140,12 @@ fn a_file_in_the_way_is_replaced_with_its_other_names_left_alone() {
 #[test]
 fn an_archive_cut_anywhere_is_an_error() {
     let whole = Archive::new().directory("d").file("d/one", "1").file("two", &"2".repeat(1000)).end();
-    for length in (0..whole.len() - 1024).chain([whole.len() - 1024]) {
-        let (_directory, inside) = place();
+    let (_directory, inside) = place();
+    let between_entries = (0..=whole.len() - 1024).step_by(512);
+    for length in (0..whole.len() - 1024).step_by(37).chain(between_entries) {
         let error = unpack(&whole[..length], &inside, &BENEATH).unwrap_err();
         assert!(matches!(error, Error::CutShort | Error::NotTar), "{length}: {error:?}");
     }
-    let (_directory, inside) = place();
     let lenient = Options { end: End::MayBeUnmarked, ..BENEATH };
     assert_eq!(unpack(&whole[..whole.len() - 1024], &inside, &lenient).unwrap().entries, 3);
 }
