@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use protocol::Backend;
 
-use crate::options::{BackendName, Options};
+use crate::{
+    linux,
+    options::{BackendName, Options},
+};
 
 /// The backend that serves.
 pub(crate) struct Chosen {
@@ -17,10 +20,10 @@ pub(crate) struct Chosen {
 /// Picks a backend and starts it.
 pub(crate) async fn start(options: &Options) -> Result<Chosen, String> {
     match options.backend {
-        BackendName::Linux => linux(options, "asked for".to_owned()).await,
+        BackendName::Linux => linux::start(options, "asked for".to_owned()).await,
         BackendName::Fake => fake(options, "asked for".to_owned()),
         BackendName::Auto => match linux_impossible() {
-            None => linux(options, "the host allows it".to_owned()).await,
+            None => linux::start(options, "the host allows it".to_owned()).await,
             Some(reason) => {
                 tracing::warn!("no containers are made: {reason}; the fake backend acts as if");
                 fake(options, reason)
@@ -36,7 +39,7 @@ pub(crate) fn check(options: &Options) -> Result<(), String> {
             println!("fake backend: needs nothing");
             Ok(())
         }
-        BackendName::Linux | BackendName::Auto => check_linux(options),
+        BackendName::Linux | BackendName::Auto => linux::check(options),
     }
 }
 
@@ -45,7 +48,7 @@ pub(crate) async fn cleanup(options: &Options) -> Result<(), String> {
     match options.backend {
         BackendName::Fake => Ok(()),
         BackendName::Auto if linux_impossible().is_some() => Ok(()),
-        BackendName::Linux | BackendName::Auto => cleanup_linux(options).await,
+        BackendName::Linux | BackendName::Auto => linux::cleanup(options).await,
     }
 }
 
@@ -79,77 +82,4 @@ fn fake(options: &Options, reason: String) -> Result<Chosen, String> {
 #[cfg(not(feature = "fake"))]
 fn fake(_: &Options, reason: String) -> Result<Chosen, String> {
     Err(format!("{reason}, and this server was built without the fake backend"))
-}
-
-#[cfg(feature = "linux")]
-mod with_linux {
-    use backend_linux::{Config, LinuxBackend};
-
-    use super::{Chosen, Options};
-
-    pub(crate) fn config(options: &Options) -> Result<Config, String> {
-        let mut config = Config::default();
-        config.tag.clone_from(&options.tag);
-        config.depot.clone_from(&options.depot);
-        config.store.clone_from(&options.store);
-        config.default_rootfs.clone_from(&options.default_rootfs);
-        config.max_containers = options.max_containers;
-        config.disable_privileged_containers = options.disable_privileged_containers;
-        config.destroy_containers_on_startup = options.destroy_containers_on_startup;
-        config.die_at_record_write = options.die_at_record_write;
-        let network = &mut config.network;
-        network.pool = options
-            .network_pool
-            .parse()
-            .map_err(|error| format!("--network-pool {}: {error}", options.network_pool))?;
-        network.external_ip = options.external_ip;
-        network.port_pool_start = options.port_pool_start;
-        network.port_pool_size = options.port_pool_size;
-        network.mtu = options.mtu;
-        network.allow_host_access = options.allow_host_access;
-        Ok(config)
-    }
-
-    pub(crate) async fn linux(options: &Options, reason: String) -> Result<Chosen, String> {
-        let backend = LinuxBackend::start(config(options)?).await.map_err(|error| error.to_string())?;
-        Ok(Chosen { backend, name: "linux", reason })
-    }
-
-    pub(crate) fn check_linux(options: &Options) -> Result<(), String> {
-        let lines = backend_linux::check(&config(options)?);
-        for line in &lines {
-            println!("{line}");
-        }
-        match lines.iter().filter(|line| !line.ok).count() {
-            0 => Ok(()),
-            failed => Err(format!("this host is not ready: {failed} of {} checks failed", lines.len())),
-        }
-    }
-
-    pub(crate) async fn cleanup_linux(options: &Options) -> Result<(), String> {
-        backend_linux::cleanup(&config(options)?).await.map_err(|error| error.to_string())
-    }
-}
-
-#[cfg(feature = "linux")]
-use with_linux::linux;
-#[cfg(feature = "linux")]
-pub(crate) use with_linux::{check, cleanup};
-
-#[cfg(not(feature = "linux"))]
-const NO_LINUX: &str = "this server was built without the Linux backend";
-
-#[cfg(not(feature = "linux"))]
-async fn linux(_: &Options, _: String) -> Result<Chosen, String> {
-    Err(NO_LINUX.to_owned())
-}
-
-#[cfg(not(feature = "linux"))]
-fn check_linux(_: &Options) -> Result<(), String> {
-    Err(NO_LINUX.to_owned())
-}
-
-#[cfg(not(feature = "linux"))]
-async fn cleanup_linux(_: &Options) -> Result<(), String> {
-    Err(NO_LINUX.to_owned())
 }

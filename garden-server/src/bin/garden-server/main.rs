@@ -5,6 +5,8 @@
 mod backends;
 mod duration;
 mod gdn;
+#[cfg_attr(not(feature = "linux"), path = "no_linux.rs")]
+mod linux;
 mod listen;
 mod options;
 mod settings;

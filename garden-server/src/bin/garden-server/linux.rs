@@ -1,0 +1,56 @@
+//! The Linux backend, with settings from the options.
+
+use backend_linux::{Config, LinuxBackend};
+
+use crate::{backends::Chosen, options::Options};
+
+fn config(options: &Options) -> Result<Config, String> {
+    let mut config = Config::default();
+    config.tag.clone_from(&options.tag);
+    config.depot.clone_from(&options.depot);
+    config.store.clone_from(&options.store);
+    config.default_rootfs.clone_from(&options.default_rootfs);
+    config.max_containers = options.max_containers;
+    config.disable_privileged_containers = options.disable_privileged_containers;
+    config.destroy_containers_on_startup = options.destroy_containers_on_startup;
+    config.die_at_record_write = options.die_at_record_write;
+    let network = &mut config.network;
+    network.pool = options
+        .network_pool
+        .parse()
+        .map_err(|error| format!("--network-pool {}: {error}", options.network_pool))?;
+    network.external_ip = options.external_ip;
+    network.port_pool_start = options.port_pool_start;
+    network.port_pool_size = options.port_pool_size;
+    network.mtu = options.mtu;
+    network.allow_host_access = options.allow_host_access;
+    Ok(config)
+}
+
+/// An error with all its causes.
+fn chain(error: &backend_linux::Error) -> String {
+    protocol::Error::failed(error).to_string()
+}
+
+/// Starts it; finds again what an earlier server left.
+pub(crate) async fn start(options: &Options, reason: String) -> Result<Chosen, String> {
+    let backend = LinuxBackend::start(config(options)?).await.map_err(|error| chain(&error))?;
+    Ok(Chosen { backend, name: "linux", reason })
+}
+
+/// Says what this host lacks.
+pub(crate) fn check(options: &Options) -> Result<(), String> {
+    let lines = backend_linux::check(&config(options)?);
+    for (ok, what) in &lines {
+        println!("{} {what}", if *ok { "ok     " } else { "MISSING" });
+    }
+    match lines.iter().filter(|(ok, _)| !ok).count() {
+        0 => Ok(()),
+        missing => Err(format!("this host is not ready: {missing} of {} checks failed", lines.len())),
+    }
+}
+
+/// Removes what a server with these options left.
+pub(crate) async fn cleanup(options: &Options) -> Result<(), String> {
+    backend_linux::cleanup(&config(options)?).await.map_err(|error| chain(&error))
+}
