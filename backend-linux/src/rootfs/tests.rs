@@ -227,17 +227,54 @@ fn removal_copes_with_depth_and_follows_no_link() {
     let top = store.trash().join("deep");
     fs::create_dir(&top).unwrap();
     symlink(&outside, top.join("link")).unwrap();
-    // Deeper than any path can name, and than any process may have files open.
+    // Deeper than any path can name, and than what is done at once.
+    let name = "d".repeat(200);
     let mut bottom = OwnedFd::from(fs::File::open(&top).unwrap());
-    for _ in 0..3000 {
-        mkdirat(&bottom, "d", Mode::RWXU).unwrap();
+    for _ in 0..100 {
+        mkdirat(&bottom, &name, Mode::RWXU).unwrap();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        bottom = openat(&bottom, "d", flags, Mode::empty()).unwrap();
+        bottom = openat(&bottom, &name, flags, Mode::empty()).unwrap();
     }
     drop(bottom);
     store.empty_trash().unwrap();
     assert!(names(&store.trash()).is_empty());
     assert_eq!(names(&outside), ["precious"]);
+}
+
+#[test]
+fn what_cannot_be_removed_does_not_keep_the_rest() {
+    if !is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let top = store.trash().join("old");
+    fs::create_dir_all(top.join("busy")).unwrap();
+    for name in ["a", "m", "z"] {
+        fs::write(top.join(name), "x").unwrap();
+    }
+    let busy = Mounted::new(&top.join("busy"));
+    assert!(store.empty_trash().is_err());
+    assert_eq!(names(&top), ["busy"]);
+    drop(busy);
+    store.empty_trash().unwrap();
+    assert!(names(&store.trash()).is_empty());
+}
+
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(path: &Path) -> Self {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(path).status().unwrap();
+        assert!(mounted.success());
+        Mounted(path.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }
 
 #[test]

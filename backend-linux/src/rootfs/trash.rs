@@ -90,12 +90,20 @@ fn remove(top: &OwnedFd, parent: &OwnedFd, name: &CStr, levels: usize, next: &mu
     }
     let directory = open_directory(parent, name)?;
     loop {
+        // What cannot go (a mount point, an immutable file) does not keep the rest.
+        let mut failed = None;
         for entry in Dir::read_from(&directory)? {
             let entry = entry?;
             let inner = entry.file_name();
-            if inner != c"." && inner != c".." {
-                remove(top, &directory, inner, levels - 1, next)?;
+            if inner == c"." || inner == c".." {
+                continue;
             }
+            if let Err(error) = remove(top, &directory, inner, levels - 1, next) {
+                failed = failed.or(Some(error));
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         match unlinkat(parent, name, AtFlags::REMOVEDIR) {
             // A listing may miss entries of a directory that changes meanwhile: look again.
