@@ -10,6 +10,7 @@ use std::{
     net::TcpStream,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -38,7 +39,17 @@ exit 7
 ";
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Outcome {
+async fn main() -> ExitCode {
+    match demo().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn demo() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [address, backend] = arguments.as_slice() else {
         return Err("usage: demo ADDRESS linux|fake".into());
@@ -145,8 +156,8 @@ async fn map_port(client: &Client, real: bool) -> Outcome {
     }
     let begun = Instant::now();
     let spec = ProcessSpec {
-        path: "httpd".into(),
-        args: ["-f", "-p", "8080", "-h", "/home/vcap/app"].map(str::to_owned).into(),
+        path: "busybox".into(),
+        args: ["httpd", "-f", "-p", "8080", "-h", "/home/vcap/app"].map(str::to_owned).into(),
         user: USER.into(),
         ..ProcessSpec::default()
     };
