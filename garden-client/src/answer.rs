@@ -1,7 +1,7 @@
 //! Turning a server's answers into errors.
 
 use hyper::StatusCode;
-use protocol::{Error, ErrorBody, json};
+use protocol::{Error, ErrorBody, json, routes::Route};
 
 use crate::address::Address;
 
@@ -9,7 +9,7 @@ use crate::address::Address;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub address: &'a Address,
-    pub operation: &'static str,
+    pub route: Route,
     pub parameters: &'a [&'a str],
 }
 
@@ -23,7 +23,7 @@ impl Context<'_> {
                 message: format!(
                     "{} answered {} with {}{}; does a Garden server listen there?",
                     self.address,
-                    self.operation,
+                    self.route.def().name,
                     status_line(status),
                     first_line(body)
                 ),
@@ -33,10 +33,15 @@ impl Context<'_> {
 
     /// The connection failed after it had been made.
     pub fn lost(&self, error: &dyn std::fmt::Display) -> Error {
+        let def = self.route.def();
+        let next = match def.method {
+            "GET" => "try again",
+            _ => "it may have been done all the same: look before trying again",
+        };
         Error::Connection {
             message: format!(
-                "the connection to {} was lost during {}: {error}; whether it was done is not known: look, then try again",
-                self.address, self.operation
+                "the connection to {} was lost during {}: {error}; {next}",
+                self.address, def.name
             ),
         }
     }
@@ -87,7 +92,7 @@ mod tests {
 
     fn error(status: u16, body: &str) -> Error {
         let address = Address::Tcp("h:1".into());
-        Context { address: &address, operation: "info", parameters: &["c1"] }.error(status, body.as_bytes())
+        Context { address: &address, route: Route::Info, parameters: &["c1"] }.error(status, body.as_bytes())
     }
 
     fn untyped(message: &str) -> String {

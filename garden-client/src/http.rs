@@ -53,7 +53,7 @@ impl<'a> Call<'a> {
     }
 
     pub fn context<'b>(&'b self, endpoint: &'b Endpoint) -> Context<'b> {
-        Context { address: &endpoint.address, operation: self.route.def().name, parameters: self.parameters }
+        Context { address: &endpoint.address, route: self.route, parameters: self.parameters }
     }
 
     /// Every route but `create`, `list` and the like has the handle first; an empty one would lead to another path.

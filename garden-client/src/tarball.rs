@@ -74,6 +74,9 @@ fn append(tar: &mut TarBuilder, path: &Path, name: &Path, follow: bool) -> io::R
     let mut header = tar::Header::new_gnu();
     header.set_mode(metadata.mode() & 0o7777);
     header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
+    // The format wants owners; the server puts the one it streams in as in their place.
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(0);
     if metadata.is_dir() {
         header.set_entry_type(tar::EntryType::Directory);

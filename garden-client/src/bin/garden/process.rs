@@ -106,6 +106,11 @@ async fn follow(
     // Only with -i: without it nobody would see the keys that end the process.
     let _raw_mode = if streams.tty && streams.interactive { terminal::RawMode::enter() } else { None };
 
+    if streams.tty {
+        // It may have changed since the process was asked for, and an attached one has that of another terminal.
+        resize(&control);
+    }
+
     let mut input = pin!(forward_stdin(control.clone()));
     let mut reads_input = streams.interactive;
     let mut outputs = pin!(async {
@@ -160,10 +165,7 @@ async fn follow(
                 OnInterrupt::End => send(&control, Signal::Terminate),
                 OnInterrupt::Detach => return Ok(INTERRUPTED),
             },
-            Some(()) = resizes.recv(), if streams.tty => {
-                let (control, tty) = (control.clone(), TtySpec { window_size: terminal::window_size() });
-                tokio::spawn(async move { control.set_tty(tty).await });
-            }
+            Some(()) = resizes.recv(), if streams.tty => resize(&control),
         }
     }
     Ok(exit_code(status.unwrap_or_default()))
@@ -173,6 +175,13 @@ async fn follow(
 fn send(control: &Arc<dyn ProcessControl>, signal: Signal) {
     let control = control.clone();
     tokio::spawn(async move { control.signal(signal).await });
+}
+
+/// Tells the size of the local terminal while the process's streams go on.
+fn resize(control: &Arc<dyn ProcessControl>) {
+    let Some(window_size) = terminal::window_size() else { return };
+    let control = control.clone();
+    tokio::spawn(async move { control.set_tty(TtySpec { window_size: Some(window_size) }).await });
 }
 
 async fn forward_stdin(control: Arc<dyn ProcessControl>) -> Result<(), Error> {
