@@ -11,6 +11,8 @@ use rtnetlink::{
     },
 };
 
+use super::Error;
+
 /// Anything that only a default route leads to. Nothing is sent there.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 
@@ -23,7 +25,16 @@ pub struct Egress {
 }
 
 /// None: the host has no way out.
-pub async fn discover(handle: &Handle) -> Result<Option<Egress>, rtnetlink::Error> {
+pub async fn discover() -> Result<Option<Egress>, Error> {
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(|source| Error::System { what: "open rtnetlink", source })?;
+    let connection = tokio::spawn(connection);
+    let egress = ask(&handle).await.map_err(|source| Error::Egress { source });
+    connection.abort();
+    egress
+}
+
+async fn ask(handle: &Handle) -> Result<Option<Egress>, rtnetlink::Error> {
     let request = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ELSEWHERE, 32).build();
     let route = match handle.route().get(request).execute().try_next().await {
         Ok(Some(route)) => route,

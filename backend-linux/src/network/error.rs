@@ -14,7 +14,7 @@ pub enum Error {
     #[error(transparent)]
     Setting(#[from] pool::BadSetting),
     /// The kernel refused a step that makes or removes a container's link.
-    #[error("network link {link}: {source}")]
+    #[error("network link {link}")]
     Link {
         /// The host's end, as in the container's record.
         link: String,
@@ -22,7 +22,7 @@ pub enum Error {
         source: netlink::Error,
     },
     /// The kernel refused a change of the firewall.
-    #[error("firewall, {what}: {source}")]
+    #[error("firewall, {what}")]
     Firewall {
         /// For which container, or what of the server's own.
         what: String,
@@ -30,7 +30,7 @@ pub enum Error {
         source: netlink::Error,
     },
     /// The kernel could not be asked for links and routes.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Netlink {
         /// What was being done.
         what: &'static str,
@@ -38,13 +38,13 @@ pub enum Error {
         source: netlink::Error,
     },
     /// The way out of the host could not be found.
-    #[error("find the host's way out (give --external-ip and --mtu to do without): {source}")]
+    #[error("find the host's way out")]
     Egress {
         /// The kernel's reason.
         source: rtnetlink::Error,
     },
     /// Something outside of netlink failed.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     System {
         /// What was being done.
         what: &'static str,

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     lease::Assignment,
-    netlink::{Error, Message, Socket, attributes, flags},
+    netlink::{Answer, Error, Message, Socket, attributes, flags},
     pool::PREFIX,
 };
 
@@ -43,8 +43,8 @@ const CONTAINER_LINK: &str = "eth0";
 /// once for a group.
 const GONE_GROUP: u32 = 0x676f_6e65;
 
-/// Makes the pair, the peer at once in `netns`, both with this index: the container's namespace is new and has none
-/// like it. One queue each: more double the cost, and a container's link has one user.
+/// Makes the pair, the peer at once in `netns`. `index` is that of the host's end; the kernel takes indexes from
+/// outside, which saves asking for them. One queue each: more double the cost, and a container's link has one user.
 pub fn create_pair(
     host: &mut Socket,
     assignment: &Assignment,
@@ -59,7 +59,8 @@ pub fn create_pair(
     let pair = end(create, &assignment.host_link).nested(LINK_INFO, |info| {
         info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
             data.nested(VETH_PEER, |peer| {
-                end(peer.raw(&link_header(index, 0)), CONTAINER_LINK).u32(NETNS_FD, netns.as_raw_fd() as u32)
+                end(peer.raw(&link_header(peer_index(index), 0)), CONTAINER_LINK)
+                    .u32(NETNS_FD, netns.as_raw_fd() as u32)
             })
         })
     });
@@ -80,13 +81,15 @@ pub fn configure_host_end(
     ])
 }
 
-/// The container's side, through a socket of its namespace: loopback, address, default route.
+/// The container's side, through a socket of its namespace: loopback, address, default route. `index` is still that of
+/// the host's end.
 pub fn configure_container_end(
     container: &mut Socket,
     assignment: &Assignment,
     index: u32,
     ipv6: bool,
 ) -> Result<(), Error> {
+    let index = peer_index(index);
     container.transact(vec![
         bring_up("bring up container's loopback", LOOPBACK),
         settings("set up container's end of veth", index, ipv6, false),
@@ -94,6 +97,12 @@ pub fn configure_container_end(
         add_address("add address to container's end of veth", index, assignment.container_ip),
         add_default_route(index, assignment.host_ip).acknowledged(),
     ])
+}
+
+/// The index of the container's end: no host's end has it, so that a socket of the wrong namespace finds no link.
+fn peer_index(index: u32) -> u32 {
+    const BASE: u32 = 1 << 29;
+    BASE | (index & (BASE - 1))
 }
 
 /// A link of ours as the kernel lists it.
@@ -110,16 +119,31 @@ pub fn list(host: &mut Socket, prefix: &str) -> Result<Vec<Link>, Error> {
         .u32(EXTENT_MASK, SKIP_STATISTICS);
     host.dump(request, |payload| {
         let index = u32::from_ne_bytes(*payload.get(4..)?.first_chunk()?);
-        let find =
-            |bytes, wanted| attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
         let fields = payload.get(LINK_HEADER_LEN..)?;
-        let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
         let name = text(find(fields, NAME)?);
         let kind = text(find(find(fields, LINK_INFO)?, INFO_KIND)?);
         let digits = name.strip_prefix(prefix)?;
         let ours = digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         (ours && kind == "veth").then_some(Link { index, name })
     })
+}
+
+/// The name of the link whose end this announces.
+pub fn deleted(event: &Answer<'_>) -> Option<String> {
+    const AF_UNSPEC: u8 = 0;
+    // A bridge announces so that a link left it, in its own family.
+    if event.kind != DELETE_LINK || event.payload.first() != Some(&AF_UNSPEC) {
+        return None;
+    }
+    find(event.payload.get(LINK_HEADER_LEN..)?, NAME).map(text)
+}
+
+fn find(fields: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(fields).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 /// Deletes these and, with them, their peers. Takes tens of milliseconds, for one or for many.

@@ -26,15 +26,13 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::StreamExt;
 use protocol::NetIn;
-use rtnetlink::MulticastGroup;
 use rustix::io::Errno;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use error::Error;
 pub use lease::{Assignment, Lease};
-pub use pool::{BadSetting, Error as PoolError, Subnet};
+pub use pool::Error as PoolError;
 
 use crate::NetworkConfig;
 use egress::Egress;
@@ -42,8 +40,8 @@ use firewall::Policy;
 use kernel::Kernel;
 use lease::{Ledger, LinkNames};
 use netlink::Socket;
-use pool::{PortPool, SubnetPool};
-use reaper::Reaper;
+use pool::{BadSetting, PortPool, SubnetPool};
+use reaper::{Announcements, Reaper};
 
 /// The largest MTU that is chosen by itself; a host with larger frames may have peers without.
 const MTU_MAX: u32 = 1500;
@@ -65,7 +63,7 @@ pub struct Network {
     external_ip: IpAddr,
     ipv6: bool,
     released: mpsc::UnboundedSender<Assignment>,
-    tasks: Vec<JoinHandle<()>>,
+    reaper: JoinHandle<()>,
 }
 
 /// How much of the pools is taken.
@@ -88,11 +86,7 @@ impl Network {
     /// noted that forwarding was off). What an earlier server left stays in effect until [`sweep`](Network::sweep).
     pub async fn start(config: &NetworkConfig, tag: &str, state_dir: &Path) -> Result<Network, Error> {
         check_tag(tag)?;
-        let (connection, handle, announcements) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-                .map_err(|source| Error::System { what: "open rtnetlink", source })?;
-        let connection = tokio::spawn(connection);
-        let egress = egress::discover(&handle).await.map_err(|source| Error::Egress { source })?;
+        let egress = egress::discover().await?;
         let subnets = SubnetPool::new(config.pool, egress.map(|egress| egress.address))?;
         let ports = PortPool::new(config.port_pool_start, config.port_pool_size)?;
         let mtu = mtu(config, egress)?;
@@ -106,6 +100,7 @@ impl Network {
             ipv6: host_has_ipv6,
         };
         let kernel = Kernel::open(tag)?;
+        let announcements = Announcements::open()?;
         let state_dir = state_dir.to_owned();
         kernel
             .with_firewall(move |firewall| {
@@ -119,7 +114,7 @@ impl Network {
         let ledger = Ledger::new(subnets, ports);
         let (released, releases) = mpsc::unbounded_channel();
         let reaper = Reaper::new(ledger.clone(), kernel.clone(), prefix.clone());
-        let reaper = tokio::spawn(reaper.run(releases, announcements.map(|(message, _)| message)));
+        let reaper = tokio::spawn(reaper.run(releases, announcements));
         let egress_ip = egress.map_or(Ipv4Addr::LOCALHOST, |egress| egress.address);
         Ok(Network {
             ledger,
@@ -130,7 +125,7 @@ impl Network {
             external_ip: config.external_ip.unwrap_or(IpAddr::V4(egress_ip)),
             ipv6: host_has_ipv6 && mtu >= IPV6_MTU_MIN,
             released,
-            tasks: vec![connection, reaper],
+            reaper,
         })
     }
 
@@ -315,13 +310,11 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.reaper.abort();
     }
 }
 
-/// Returns the index of the link, the same on both ends.
+/// Returns the index of the host's end.
 fn make_host_end(
     links: &mut Socket,
     assignment: &Assignment,

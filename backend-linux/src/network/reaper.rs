@@ -6,15 +6,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt};
-use rtnetlink::{
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkAttribute},
+use rustix::io::Errno;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+    time::Instant,
 };
-use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Error,
@@ -23,6 +25,7 @@ use super::{
     link,
     netlink::Socket,
 };
+use crate::sys::async_fd;
 
 /// How long the kernel has to remove a link by itself.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -54,8 +57,9 @@ impl Reaper {
     pub async fn run(
         mut self,
         mut released: mpsc::UnboundedReceiver<Assignment>,
-        mut announcements: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+        mut announcements: Announcements,
     ) {
+        let mut deaf = false;
         loop {
             let deadline = self.waiting.values().map(|waiting| waiting.deadline).min();
             let timeout = async {
@@ -69,11 +73,13 @@ impl Reaper {
                     Some(assignment) => self.wait_for(assignment),
                     None => return,
                 },
-                Some(message) = announcements.next() => {
-                    if let Some(name) = deleted_link(message) {
-                        self.link_gone(name);
+                heard = announcements.next(), if !deaf => match heard {
+                    Ok(gone) => gone.into_iter().for_each(|name| self.link_gone(name)),
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "no more announcements of links; subnets are freed by search");
+                        deaf = true;
                     }
-                }
+                },
                 () = timeout => self.enforce().await,
             }
         }
@@ -144,16 +150,35 @@ impl Reaper {
     }
 }
 
-fn deleted_link(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<String> {
-    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) = message.payload else {
-        return None;
-    };
-    // A bridge announces so that a link left it.
-    if link.header.interface_family != AddressFamily::Unspec {
-        return None;
+/// What the kernel announces of links.
+pub struct Announcements {
+    socket: Socket,
+    /// The same socket, for the runtime to watch.
+    readiness: AsyncFd<OwnedFd>,
+}
+
+impl Announcements {
+    /// Listens in the calling thread's network namespace.
+    pub fn open() -> Result<Announcements, Error> {
+        let what = "listen to links";
+        let socket = Socket::listen_to_links().map_err(|source| Error::Netlink { what, source })?;
+        let readiness = socket.as_fd().try_clone_to_owned().and_then(|fd| async_fd(fd, Interest::READABLE));
+        let readiness = readiness.map_err(|source| Error::System { what, source })?;
+        Ok(Announcements { socket, readiness })
     }
-    link.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name),
-        _ => None,
-    })
+
+    /// Waits for announcements and returns the names of the links that are gone.
+    async fn next(&mut self) -> io::Result<Vec<String>> {
+        let mut ready = self.readiness.readable().await?;
+        let mut gone = Vec::new();
+        match self.socket.events(|event| gone.extend(link::deleted(&event))) {
+            Ok(()) => ready.clear_ready(),
+            // Too many at once for the socket's buffer, which has more: whose announcement was lost is found by search.
+            Err(error) if error.errno() == Some(Errno::NOBUFS) => {
+                tracing::debug!("announcements of links were missed");
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        Ok(gone)
+    }
 }

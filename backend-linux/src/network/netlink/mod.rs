@@ -6,7 +6,7 @@
 mod message;
 mod socket;
 
-pub use message::{Message, attributes};
+pub use message::{Answer, Message, attributes};
 pub use socket::{Error, Socket};
 
 /// Header flags (`NLM_F_*`).

@@ -8,8 +8,8 @@ use std::{
 use rustix::{
     io::Errno,
     net::{
-        AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink,
-        recvfrom, sendto, socket_with, sockopt,
+        AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind,
+        netlink::SocketAddrNetlink, recvfrom, sendto, socket_with, sockopt,
     },
 };
 
@@ -24,6 +24,8 @@ const DONE: u16 = 3;
 const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
 /// The largest batch: all elements of several thousand containers.
 const SEND_BUFFER_BYTES: usize = 8 << 20;
+/// Announcements that wait to be read: of some thousand links.
+const EVENT_BUFFER_BYTES: usize = 8 << 20;
 /// How often a listing that changed while it was read is begun anew.
 const DUMP_ATTEMPTS: usize = 20;
 
@@ -31,7 +33,7 @@ const DUMP_ATTEMPTS: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused one of the requests.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Refused {
         /// The request's purpose.
         what: &'static str,
@@ -39,7 +41,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The socket itself failed.
-    #[error("netlink socket: {call}: {source}")]
+    #[error("netlink socket: {call}")]
     Socket {
         /// The system call.
         call: &'static str,
@@ -61,11 +63,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// The kernel's error number, where it refused.
+    /// The kernel's error number.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Error::Refused { source, .. } => Errno::from_io_error(source),
-            Error::Socket { .. } | Error::NoAnswer { .. } | Error::Unstable { .. } => None,
+            Error::Refused { source, .. } | Error::Socket { source, .. } => Errno::from_io_error(source),
+            Error::NoAnswer { .. } | Error::Unstable { .. } => None,
         }
     }
 }
@@ -86,6 +88,25 @@ impl Socket {
         // Without the right to exceed the host's bound the default size stands, enough for all but the largest batch.
         let _ = sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER_BYTES);
         Ok(Socket::from(fd))
+    }
+
+    /// A socket in the calling thread's network namespace that hears of every change of a link (`RTNLGRP_LINK`).
+    pub fn listen_to_links() -> Result<Socket, Error> {
+        const LINK_GROUP: u32 = 1;
+        let socket = Socket::open(None)?;
+        // Without the right to exceed the host's bound, more is missed when many links go at once.
+        let _ = sockopt::set_socket_recv_buffer_size_force(&socket.fd, EVENT_BUFFER_BYTES);
+        bind(&socket.fd, &SocketAddrNetlink::new(0, LINK_GROUP))
+            .map_err(|source| Error::Socket { call: "bind", source: source.into() })?;
+        Ok(socket)
+    }
+
+    /// Calls `each` for every message that is waiting. An error may mean that some were missed.
+    pub fn events(&mut self, mut each: impl FnMut(Answer<'_>)) -> Result<(), Error> {
+        while let Some(datagram) = self.receive(RecvFlags::DONTWAIT)? {
+            answers(datagram).for_each(&mut each);
+        }
+        Ok(())
     }
 
     /// Sends `messages` in one datagram and reads every answer to them. Returns the first refusal, in the order of the

@@ -110,9 +110,12 @@ fn the_hosts_loopback_is_closed_to_containers_even_where_the_host_is_open() {
         let gateway = container.lease.assignment().host_ip;
         ip(&container.namespace, &format!("route add {loopback} via {gateway}"));
         let client = udp(&container.namespace, container.address(), 0);
+        let open = udp(&world.host, gateway, 54);
         client.send_to(b"first", (loopback, 53)).unwrap();
-        // Without the firewall it does come through: the test is one. Removing ours removes the link, too, so the rule
-        // alone is what goes.
+        // Packets of one link do not overtake each other: with this one through, the first one's fate is settled.
+        client.send_to(b"through", (gateway, 54)).unwrap();
+        assert_eq!(receive(&open), "through");
+        // Without the firewall it does come through: the test is one.
         world.host.show(&["nft", "flush", "chain", "ip", &format!("garden-{TAG}"), "raw-prerouting"]);
         client.send_to(b"second", (loopback, 53)).unwrap();
         assert_eq!(receive(&server), "second");

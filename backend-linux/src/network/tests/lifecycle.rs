@@ -120,8 +120,11 @@ fn a_failed_attach_names_the_step_and_can_be_released() {
         // A socket of the wrong namespace: the pair is made, the inner half cannot be.
         let socket = world.host.route_socket();
         let error = network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap_err();
-        let text = format!("{error}");
-        assert!(text.contains("container's") && text.contains(&lease.assignment().host_link), "{text}");
+        let text = protocol::Error::failed(&error).to_string();
+        let link = &lease.assignment().host_link;
+        let expected =
+            format!("network link {link}: set up container's end of veth: No such device (os error 19)");
+        assert_eq!(text, expected);
         network.release(lease.assignment(), &[]).await.unwrap();
         drop(namespace);
         eventually("subnet is freed", || network.usage().subnets_quarantined == 0).await;

@@ -121,6 +121,12 @@ impl World {
             return None;
         }
         let (host, outside) = (Namespace::new(), Namespace::new());
+        // New namespaces have these from the machine, where anything may be running.
+        for (sysctl, value) in
+            [("ip_forward", "0"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")]
+        {
+            host.set_sysctl(sysctl, value);
+        }
         // The uplink is made with what is under test; its own tests are in `lifecycle`.
         let subnet =
             SubnetPool::new("203.0.113.0/30".parse().unwrap(), None).unwrap().take("", "uplink").unwrap();
