@@ -1,7 +1,8 @@
 //! What holds this project to its contract.
 //!
 //! - [`behaviours`]: what every Garden backend does, written once against the seam; [`for_each_behaviour`] lists them.
-//! - [`columns`]: the backends that they are run on, one test binary for each in `tests/tests/`.
+//! - [`columns`]: the backends that they are run on, one test binary for each in `tests/tests/`; [`linux`] is the
+//!   privileged one, with its look for leaks.
 //! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
@@ -11,4 +12,6 @@ pub mod behaviours;
 pub mod columns;
 pub mod files;
 pub mod host;
+pub mod killable;
+pub mod linux;
 pub mod world;

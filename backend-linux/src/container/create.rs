@@ -94,7 +94,7 @@ fn prepare(
     let directory = host.depot.make(handle)?;
     host.depot.write(record)?;
     let supervisor = Supervisor::at(&directory);
-    supervisor.start(&host.init)?;
+    supervisor.start(&host.init, handle)?;
     host.cgroups.create(handle, &record.limits)?;
     let owner = if record.privileged { 0 } else { ID_MAP[0].outside };
     let layer = host.store.create_write_layer(handle, (owner, owner))?;

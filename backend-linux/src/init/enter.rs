@@ -114,7 +114,8 @@ impl Inside<'_> {
 
     /// Becomes the user, with what capabilities belong to it.
     pub fn become_user(&self) -> Result<(), Failure> {
-        credentials::become_user(&self.user, self.container.is_privileged()).map_err(failed("become the user"))
+        credentials::become_user(&self.user, self.container.is_privileged())
+            .map_err(failed("become the user"))
     }
 
     /// Makes a directory and its parents, owned by the user, unless it is there.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, BufWriter},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -11,6 +11,7 @@ use std::{
 use backend_linux::{
     rootfs::{
         maybe_gunzip,
+        tar_out::{Options as PackOptions, Subject, tar_out},
         untar::{End, Options, Owner, Resolve, untar},
     },
     supervisor::Failure,
@@ -29,6 +30,9 @@ use crate::{
     enter::{self, Inside},
     start::Container,
 };
+
+/// How much of a tar is written at once.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// How often it is looked whether all processes are gone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -100,9 +104,30 @@ pub fn stream_out(
         inside.become_root()?;
         inside.become_user()?;
         let source = absolute(&inside, path);
-        let _ = (tar, source);
-        Err(Failure::other("later"))
+        pack(&tar, &source, path).map_err(|error| failed(&*error))
     })
+}
+
+/// Writes the tar of a directory's contents, if what was asked for ends in a slash, else of the thing itself.
+fn pack(tar: &File, source: &Path, asked: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let open = |path: &Path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open(path, flags, Mode::empty())
+            .map_err(|error| format!("{}: {}", path.display(), io::Error::from(error)))
+    };
+    let name =
+        source.file_name().filter(|_| !asked.is_empty() && !asked.ends_with('/') && !asked.ends_with("/."));
+    let directory = open(if name.is_some() { source.parent().unwrap_or(source) } else { source })?;
+    let subject = match name {
+        Some(name) => Subject::Entry { parent: directory.as_fd(), name },
+        None => Subject::Contents(directory.as_fd()),
+    };
+    tar_out(
+        BufWriter::with_capacity(BUFFER_BYTES, tar),
+        &subject,
+        &PackOptions { hardlinks: true, xattrs: true },
+    )?;
+    Ok(())
 }
 
 /// Starts a child that sends a signal to every process of the container but its init, and waits until they are gone.

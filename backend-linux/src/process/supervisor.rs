@@ -100,12 +100,13 @@ impl Supervisor {
         Supervisor { directory: directory.to_owned() }
     }
 
-    /// Starts it. Blocks for as long as a vfork and exec take.
-    pub fn start(&self, binary: &InitBinary) -> Result<(), Error> {
+    /// Starts it. Blocks for as long as a vfork and exec take. `name` is for whoever looks at the list of processes.
+    pub fn start(&self, binary: &InitBinary, name: &str) -> Result<(), Error> {
         let start = || -> io::Result<()> {
             let listener = listen(&self.directory, SOCKET)?;
             let mut child = Command::new(format!("/proc/self/fd/{}", binary.0.as_raw_fd()))
                 .arg0("garden-init")
+                .arg(name)
                 .env_clear()
                 .stdin(Stdio::from(listener))
                 .stdout(Stdio::null())

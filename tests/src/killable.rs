@@ -1,0 +1,188 @@
+//! The server's binary with the Linux backend, to be killed and started again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use garden_client::Client;
+use protocol::Backend;
+
+/// How long a server may take to answer, and to die.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server in a directory of its own, with its own tag and addresses.
+pub struct Killable {
+    directory: tempfile::TempDir,
+    tag: String,
+    pool: String,
+    ports: u16,
+    child: Option<Child>,
+}
+
+impl Killable {
+    /// Prepares one; it is not running yet.
+    pub fn new(tag: &str, pool: &str, first_port: u16) -> Killable {
+        let directory = tempfile::tempdir().expect("a directory");
+        Killable { directory, tag: tag.to_owned(), pool: pool.to_owned(), ports: first_port, child: None }
+    }
+
+    /// A path of its directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, subcommand: Option<&str>) -> Command {
+        let mut command = Command::new(binary("garden-server"));
+        command
+            .args(["--backend", "linux", "--tag", &self.tag, "--network-pool", &self.pool])
+            .args(["--port-pool-size", "100", "--port-pool-start", &self.ports.to_string()])
+            .arg("--bind-socket")
+            .arg(self.path("socket"))
+            .arg("--depot")
+            .arg(self.path("depot"))
+            .arg("--store")
+            .arg(self.path("store"))
+            .args(subcommand)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the server; with `die_at` it will kill itself at that write of a record. Waits until it answers, or has
+    /// died.
+    pub async fn start(&mut self, die_at: Option<u64>) -> Client {
+        let log = fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
+        let mut command = self.command(None);
+        if let Some(write) = die_at {
+            command.args(["--die-at-record-write", &write.to_string()]);
+        }
+        command.stdout(log.try_clone().expect("a log")).stderr(log);
+        let child = self.child.insert(command.spawn().expect("garden-server"));
+        let client = Client::new(&format!("unix:{}", self.directory.path().join("socket").display()));
+        let client = client.expect("a client");
+        let begun = Instant::now();
+        while client.ping().await.is_err() {
+            if die_at.is_some() && child.try_wait().expect("wait for the server").is_some() {
+                break;
+            }
+            if begun.elapsed() > PATIENCE {
+                panic!("the server does not answer: {}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        client
+    }
+
+    /// What the server has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Waits for it to die by itself. False if it does not.
+    pub async fn dies(&mut self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if self
+                .child
+                .as_mut()
+                .is_none_or(|child| child.try_wait().expect("wait for the server").is_some())
+            {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        false
+    }
+
+    /// Kills it, as hard as can be.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have died already.
+            let _ = child.kill();
+            child.wait().expect("wait for the server");
+        }
+    }
+
+    /// Kills the server, removes everything it made, and says what is still there.
+    pub fn clean_up(mut self) -> Vec<String> {
+        self.kill();
+        let output = self.command(Some("cleanup")).output().expect("garden-server cleanup");
+        let mut left = Vec::new();
+        if !output.status.success() {
+            left.push(format!("cleanup failed: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        left.extend(self.left_behind());
+        left
+    }
+
+    /// Everything of this server's containers that is on the host, as paths and names.
+    pub fn left_behind(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for below in ["depot/containers", "store/write"] {
+            let entries = fs::read_dir(self.path(below)).into_iter().flatten().flatten();
+            left.extend(entries.map(|entry| entry.path().display().to_string()));
+        }
+        let link = |name: &str| name.starts_with(&format!("g{}-", self.tag));
+        let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        left.extend(links.filter_map(|link| link.file_name().into_string().ok()).filter(|name| link(name)));
+        let group = format!("garden-{}", self.tag);
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for base in hierarchies.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]) {
+            let groups = fs::read_dir(base.join(&group)).into_iter().flatten().flatten();
+            let groups = groups.filter(|entry| entry.path().is_dir());
+            left.extend(groups.map(|entry| entry.path().display().to_string()));
+        }
+        left
+    }
+}
+
+impl Drop for Killable {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            println!("the server's log:\n{}", self.log());
+            let _ = self.command(Some("cleanup")).status();
+        }
+    }
+}
+
+/// Supervisors of containers whose handle begins with `prefix`: ids and handles.
+pub fn supervisors(prefix: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let mut words = line.split(|byte| *byte == 0);
+        if words.next() == Some(b"garden-init") {
+            let handle = String::from_utf8_lossy(words.next().unwrap_or_default()).into_owned();
+            if handle.starts_with(prefix) {
+                found.push(format!("{} {handle}", entry.file_name().display()));
+            }
+        }
+    }
+    found
+}
+
+/// A binary of this workspace, beside the tests.
+pub fn binary(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the test's own path");
+    let beside = own.ancestors().skip(1).take(2).map(|directory: &Path| directory.join(name));
+    beside
+        .into_iter()
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("{name} is not built: cargo build"))
+}
+
+/// Whether tests that make containers can run; says so if not, which under CI=true is a failure.
+pub fn can_make_containers() -> bool {
+    if fs::metadata("/proc/self")
+        .map(|own| std::os::unix::fs::MetadataExt::uid(&own))
+        .is_ok_and(|uid| uid == 0)
+    {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI=true allows no skip: this needs root");
+    println!("skipped: only root can make containers");
+    false
+}
