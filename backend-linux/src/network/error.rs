@@ -43,6 +43,12 @@ pub enum Error {
         /// The kernel's reason.
         source: rtnetlink::Error,
     },
+    /// A step of a create came after the container's release, which it must not outlive.
+    #[error("network link {link} was released meanwhile")]
+    Released {
+        /// The host's end, as in the container's record.
+        link: String,
+    },
     /// Something outside of netlink failed.
     #[error("{what}")]
     System {

@@ -49,19 +49,20 @@ impl Kernel {
     pub async fn with_links_then<T: Send + 'static, U: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Socket) -> Result<T, Error> + Send + 'static,
-        rest: impl FnOnce(T, &mut Firewall) -> Result<U, Error> + Send + 'static,
+        rest: impl FnOnce(T, &Kernel) -> Result<U, Error> + Send + 'static,
     ) -> Result<U, Error> {
         let kernel = self.clone();
         let mut links = Arc::clone(&self.links).lock_owned().await;
         run(move || {
             let result = work(&mut links);
             drop(links);
-            rest(result?, &mut kernel.firewall())
+            rest(result?, &kernel)
         })
         .await
     }
 
-    fn firewall(&self) -> MutexGuard<'_, Firewall> {
+    /// The firewall, for a thread that may block. Not to be kept while links are waited for.
+    pub fn firewall(&self) -> MutexGuard<'_, Firewall> {
         // The socket drains what an interrupted batch left before it sends the next.
         self.firewall.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -183,16 +183,20 @@ impl Network {
         self.ledger.lock().planned.remove(&assignment.host_link);
         let (names, ipv6) = (Arc::clone(&self.names), self.ipv6);
         let (on_host, inside) = (assignment.clone(), assignment.clone());
+        let (ledger, later) = (self.ledger.clone(), self.ledger.clone());
         self.kernel
             .with_links_then(
                 move |links| {
+                    check_held(&ledger, &on_host)?;
                     make_host_end(links, &on_host, &names, netns.as_fd(), ipv6)
                         .map_err(|source| Error::Link { link: on_host.host_link, source })
                 },
-                move |index, firewall| {
+                move |index, kernel| {
                     let mut socket = Socket::from(socket);
                     link::configure_container_end(&mut socket, &inside, index, ipv6)
                         .map_err(|source| Error::Link { link: inside.host_link.clone(), source })?;
+                    let mut firewall = kernel.firewall();
+                    check_held(&later, &inside)?;
                     firewall.admit(&inside).map_err(firewall_error(&inside))
                 },
             )
@@ -201,10 +205,11 @@ impl Network {
 
     /// Maps reserved ports to a container. Once more does no harm.
     pub async fn open_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
-        let (assignment, ports) = (assignment.clone(), ports.to_vec());
-        self.ledger.lock().planned.remove(&assignment.host_link);
+        let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
+        ledger.lock().planned.remove(&assignment.host_link);
         self.kernel
             .with_firewall(move |firewall| {
+                check_held(&ledger, &assignment)?;
                 firewall.publish(&assignment, &ports).map_err(firewall_error(&assignment))
             })
             .await
@@ -274,7 +279,8 @@ impl Network {
         Kernel::open(tag)?
             .with_links_then(
                 move |links| delete_links(links, &prefix, |_| true),
-                move |_, firewall| {
+                move |_, kernel| {
+                    let mut firewall = kernel.firewall();
                     let tables = |source| Error::Firewall { what: "clean-up".to_owned(), source };
                     firewall.uninstall().map_err(tables)?;
                     let needed_by_others = firewall.has_siblings().map_err(tables)?;
@@ -334,6 +340,15 @@ fn make_host_end(
     };
     link::configure_host_end(links, assignment, index, ipv6)?;
     Ok(index)
+}
+
+/// A step that was given up by its caller may still be waiting for its turn when the container is released. Asked with
+/// the firewall in hand, as a release has it, this keeps it from leaving elements behind.
+fn check_held(ledger: &Ledger, assignment: &Assignment) -> Result<(), Error> {
+    if ledger.lock().subnets.is_held(assignment.subnet, &assignment.host_link) {
+        return Ok(());
+    }
+    Err(Error::Released { link: assignment.host_link.clone() })
 }
 
 /// Those of the ports that no other container has: of two releases of one container, the later may find that another

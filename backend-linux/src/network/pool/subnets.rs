@@ -134,7 +134,7 @@ impl SubnetPool {
     /// Takes `subnet`; the one who has it may take it again.
     pub fn take_exactly(&mut self, subnet: Subnet, owner: &str) -> Result<(), Error> {
         match self.holders.get(&subnet) {
-            Some(holder) if holder.owner == owner && !holder.quarantined => return Ok(()),
+            Some(_) if self.is_held(subnet, owner) => return Ok(()),
             Some(_) => return Err(Error::SubnetInUse { subnet }),
             None => {}
         }
@@ -143,6 +143,11 @@ impl SubnetPool {
         }
         self.holders.insert(subnet, Holder { owner: owner.to_owned(), quarantined: false });
         Ok(())
+    }
+
+    /// Whether `owner` has `subnet` and did not give it back.
+    pub fn is_held(&self, subnet: Subnet, owner: &str) -> bool {
+        self.holders.get(&subnet).is_some_and(|holder| holder.owner == owner && !holder.quarantined)
     }
 
     /// Takes `subnet` out of use but does not free it yet. True also for one that nobody has, as after a restart;
