@@ -17,7 +17,7 @@ use protocol::{
 };
 use tokio::{
     io::WriteHalf,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::AbortHandle,
 };
 
@@ -46,7 +46,7 @@ pub(crate) async fn start(endpoint: &Endpoint, handle: &str, call: &Call<'_>) ->
         let reason = format!("{}: the first message names no process or no stream", messages.from);
         return Err(Error::Malformed { reason });
     }
-    let ended = Arc::new(AtomicBool::new(false));
+    let (end, ended) = watch::channel(false);
     let output = |route| {
         let source = OutputSource {
             endpoint: endpoint.clone(),
@@ -58,8 +58,8 @@ pub(crate) async fn start(endpoint: &Endpoint, handle: &str, call: &Call<'_>) ->
     Ok(Process {
         stdout: output(Route::Stdout),
         stderr: output(Route::Stderr),
-        control: Arc::new(Control::new(endpoint.clone(), handle, &id, writer, ended.clone())),
-        exit: Box::pin(wait(messages, ended)),
+        control: Arc::new(Control::new(endpoint.clone(), handle, &id, writer, ended)),
+        exit: Box::pin(wait(messages, end)),
         id,
     })
 }
@@ -100,15 +100,15 @@ impl Messages {
     }
 }
 
-async fn wait(mut messages: Messages, ended: Arc<AtomicBool>) -> Result<i32> {
+async fn wait(mut messages: Messages, end: watch::Sender<bool>) -> Result<i32> {
     loop {
         let message = messages.next().await?;
         if let Some(message) = message.error {
-            ended.store(true, Ordering::Relaxed);
+            end.send_replace(true);
             return Err(Error::Failed { message });
         }
         if let Some(status) = message.exit_status {
-            ended.store(true, Ordering::Relaxed);
+            end.send_replace(true);
             return i32::try_from(status).map_err(|_| Error::Malformed {
                 reason: format!("{}: the exit status {status} is out of range", messages.from),
             });
@@ -158,7 +158,8 @@ struct Control {
     endpoint: Endpoint,
     handle: String,
     process_id: String,
-    ended: Arc<AtomicBool>,
+    /// Whether the exit is known.
+    ended: watch::Receiver<bool>,
     /// Whether standard input was ever written to, or closed, on this connection.
     wrote_stdin: AtomicBool,
     commands: mpsc::Sender<Command>,
@@ -186,10 +187,10 @@ impl Control {
         handle: &str,
         process_id: &str,
         writer: WriteHalf<Socket>,
-        ended: Arc<AtomicBool>,
+        ended: watch::Receiver<bool>,
     ) -> Self {
         let (commands, orders) = mpsc::channel(1);
-        let task = tokio::spawn(obey(writer, process_id.to_owned(), orders));
+        let task = tokio::spawn(obey(writer, process_id.to_owned(), orders, ended.clone()));
         Control {
             endpoint,
             handle: handle.to_owned(),
@@ -254,7 +255,7 @@ impl ProcessControl for Control {
             signal: Some(signal as i64),
             ..ProcessPayload::default()
         };
-        if self.ended.load(Ordering::Relaxed) {
+        if *self.ended.borrow() {
             return Ok(());
         }
         if !self.wrote_stdin.load(Ordering::Relaxed) && self.order(Order::Message(message.clone())).await? {
@@ -274,11 +275,33 @@ impl ProcessControl for Control {
     }
 }
 
-/// Writes messages one after the other, each of them whole even if whoever gave the order stops waiting.
-async fn obey(mut writer: WriteHalf<Socket>, process_id: String, mut orders: mpsc::Receiver<Command>) {
+/// Writes messages one after the other, each of them whole even if whoever gave the order stops waiting. Ends with the
+/// process: nobody takes what is written then.
+async fn obey(
+    mut writer: WriteHalf<Socket>,
+    process_id: String,
+    mut orders: mpsc::Receiver<Command>,
+    mut ended: watch::Receiver<bool>,
+) {
     let mut text = TextBuffer::default();
-    while let Some(Command { order, done }) = orders.recv().await {
-        let written = carry_out(&mut writer, &process_id, &mut text, order).await;
+    let mut ended = std::pin::pin!(async move {
+        if ended.wait_for(|ended| *ended).await.is_err() {
+            // Nobody waits for the exit any more, and so it is never known.
+            std::future::pending::<()>().await;
+        }
+    });
+    loop {
+        let Command { order, done } = tokio::select! {
+            () = &mut ended => return,
+            command = orders.recv() => match command {
+                Some(command) => command,
+                None => return,
+            },
+        };
+        let written = tokio::select! {
+            () = &mut ended => Ok(false),
+            written = carry_out(&mut writer, &process_id, &mut text, order) => written,
+        };
         let gone = matches!(written, Ok(false));
         // Nobody may be waiting any more, which is fine.
         let _ = done.send(written);

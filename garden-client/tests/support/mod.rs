@@ -185,6 +185,7 @@ fn unescape(line: &str) -> Vec<u8> {
 pub struct RealServer {
     directory: TempDir,
     pub fake: Arc<FakeBackend>,
+    tcp: std::net::SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -199,12 +200,14 @@ impl RealServer {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("garden.sock");
         let listener = Listener::unix(&path, UnixSocketOptions::default()).await.unwrap();
+        let tcp = Listener::tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let tcp_address = tcp.tcp_address().unwrap();
         let fake = Arc::new(FakeBackend::with_options(FakeOptions::default()));
         let backend = fake.clone();
         let task = tokio::spawn(async move {
-            serve(vec![listener], backend, Config::default(), std::future::pending()).await.unwrap();
+            serve(vec![listener, tcp], backend, Config::default(), std::future::pending()).await.unwrap();
         });
-        RealServer { directory, fake, task }
+        RealServer { directory, fake, tcp: tcp_address, task }
     }
 
     pub fn address(&self) -> String {
@@ -213,5 +216,10 @@ impl RealServer {
 
     pub fn client(&self) -> Client {
         Client::new(&self.address()).unwrap()
+    }
+
+    /// One client for each kind of socket.
+    pub fn clients(&self) -> [Client; 2] {
+        [self.client(), Client::new(&format!("tcp:{}", self.tcp)).unwrap()]
     }
 }

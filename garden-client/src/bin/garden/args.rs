@@ -14,8 +14,8 @@ use crate::values::{Place, bind_mount, bytes, duration, key_value, ports};
 #[derive(Debug, Parser)]
 #[command(name = "garden", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
-    /// The server: unix:/path/of/the.sock or tcp:host:port. Default: /run/garden/garden.sock, else the same in the
-    /// user's runtime directory.
+    /// The server: unix:/path/of/the.sock or tcp:host:port. Default: /run/garden/garden.sock, else garden.sock in
+    /// the user's runtime directory.
     #[arg(long, global = true, env = "GARDEN_TARGET", value_name = "ADDRESS", hide_env_values = true)]
     pub target: Option<String>,
     /// Print one JSON document instead of text for people.

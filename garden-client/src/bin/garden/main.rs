@@ -62,7 +62,7 @@ async fn serve(cli: Cli) -> Result<u8, Failure> {
 /// Where a server listens that was not told where: the system's place, else the user's.
 fn default_target() -> String {
     const SYSTEM: &str = "/run/garden/garden.sock";
-    let of_user = std::env::var("XDG_RUNTIME_DIR").map(|directory| format!("{directory}/garden/garden.sock"));
+    let of_user = std::env::var("XDG_RUNTIME_DIR").map(|directory| format!("{directory}/garden.sock"));
     match of_user {
         Ok(of_user) if !Path::new(SYSTEM).exists() && Path::new(&of_user).exists() => {
             format!("unix:{of_user}")

@@ -99,6 +99,7 @@ async fn follow(
 ) -> Result<u8, Failure> {
     let Process { id, stdout, stderr, control, mut exit } = process;
     let doing = format!("process {id} in {handle}");
+    let go_on = format!("it may still run: `garden attach {handle} {id}` goes on with it");
     let cannot_listen = |error: std::io::Error| Failure::new(doing.as_str(), &Error::failed(&error));
     let mut interrupts = signal(SignalKind::interrupt()).map_err(cannot_listen)?;
     let mut terminations = signal(SignalKind::terminate()).map_err(cannot_listen)?;
@@ -123,15 +124,12 @@ async fn follow(
         tokio::select! {
             ended = &mut exit, if status.is_none() => match ended {
                 Ok(ended) => status = Some(ended),
-                Err(error) => {
-                    let next = format!("it may still run: `garden attach {handle} {id}` goes on with it");
-                    return Err(Failure::with_next(doing, &error, next));
-                }
+                Err(error) => return Err(Failure::with_next(doing, &error, go_on)),
             },
             passed_on = &mut outputs, if has_output => match passed_on {
                 Ok(_) => has_output = false,
                 Err(CopyError::From(error)) => {
-                    return Err(Failure::new(doing, &Error::failed(&error)));
+                    return Err(Failure::with_next(doing, &Error::failed(&error), go_on));
                 }
                 Err(CopyError::To(error)) => {
                     if on_interrupt == OnInterrupt::End {
