@@ -14,7 +14,8 @@ use crate::{
 /// Unpacks a tar or gzipped tar at `path` as `user`. On an error the tree may hold half of it: unpack into a copy.
 pub(crate) fn unpack(tree: &mut Tree, path: &str, user: &User, tar: &[u8]) -> Result<(), Refusal> {
     let at = tree.resolve(&user.home, path, true)?;
-    tree.make_dirs(&at, user)?;
+    // The place is made for the user, wherever it is; what goes into it needs the user's own rights.
+    tree.make_dirs(&at, user, &User::root())?;
     let reader: Box<dyn Read + '_> =
         if tar.starts_with(&[0x1f, 0x8b]) { Box::new(GzDecoder::new(tar)) } else { Box::new(tar) };
     let mut archive = Archive::new(reader);
@@ -67,7 +68,7 @@ fn unpack_entry<R: Read>(
         false => (user.uid, user.gid),
     };
     if let Some(above) = target.rsplit_once('/').map(|(above, _)| above.to_owned()) {
-        tree.make_dirs(&above, user)?;
+        tree.make_dirs(&above, user, user)?;
     }
     if target == at && at.is_empty() {
         return Ok(());
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn a_trailing_slash_means_the_contents() {
         let (mut tree, vcap) = base();
-        tree.make_dirs("/tmp/d/e", &vcap).unwrap();
+        tree.make_dirs("/tmp/d/e", &vcap, &vcap).unwrap();
         tree.write("/", "/tmp/d/e/f", &vcap, b"x", true).unwrap();
         assert_eq!(names(&pack(&tree, "/tmp/d", &vcap).unwrap()), ["d/", "d/e/", "d/e/f"]);
         assert_eq!(names(&pack(&tree, "/tmp/d/", &vcap).unwrap()), ["./", "e/", "e/f"]);
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn what_was_packed_unpacks_as_the_user_gzipped_or_not() {
         let (mut tree, vcap) = base();
-        tree.make_dirs("/tmp/d", &vcap).unwrap();
+        tree.make_dirs("/tmp/d", &vcap, &vcap).unwrap();
         tree.write("/", "/tmp/d/f", &vcap, b"content", true).unwrap();
         let tar = pack(&tree, "/tmp/d", &vcap).unwrap();
         unpack(&mut tree, "in", &vcap, &tar).unwrap();

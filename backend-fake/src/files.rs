@@ -131,15 +131,15 @@ impl Tree {
         nodes.map_while(move |(full, node)| Some((full.strip_prefix(path)?.strip_prefix('/')?, node)))
     }
 
-    /// Makes a directory and those above it, owned by `user`.
-    pub fn make_dirs(&mut self, path: &str, user: &User) -> Result<(), Refusal> {
+    /// Makes a directory and those above it, owned by `owner`, with the rights of `by`.
+    pub fn make_dirs(&mut self, path: &str, owner: &User, by: &User) -> Result<(), Refusal> {
         match self.0.get(path) {
             Some(node) if node.is_dir() => return Ok(()),
             Some(_) => return Err(format!("{path}: Not a directory")),
             None => {}
         }
-        self.make_dirs(parent(path), user)?;
-        self.put(path, Node::dir(0o755, user), user)
+        self.make_dirs(parent(path), owner, by)?;
+        self.put(path, Node::dir(0o755, owner), by)
     }
 
     /// Puts a node at a resolved path, in the place of whatever was there.
@@ -243,9 +243,11 @@ mod tests {
     fn permissions_count() {
         let mut tree = tree();
         let vcap = User::new("vcap", 1000);
-        let refused = tree.make_dirs("/root/a/b", &vcap).unwrap_err();
+        let refused = tree.make_dirs("/root/a/b", &vcap, &vcap).unwrap_err();
         assert_eq!(refused, "/root/a: Permission denied");
-        tree.make_dirs("/tmp/a/b", &vcap).unwrap();
+        tree.make_dirs("/root/c", &vcap, &User::root()).unwrap();
+        assert_eq!(tree.get("/root/c").unwrap().uid, 1000);
+        tree.make_dirs("/tmp/a/b", &vcap, &vcap).unwrap();
         tree.write("/tmp", "a/b/c", &vcap, b"x", true).unwrap();
         tree.write("/tmp", "a/b/c", &vcap, b"y", false).unwrap();
         assert_eq!(tree.read("/", "tmp/a/b/c", &vcap).unwrap(), "xy");

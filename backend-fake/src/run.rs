@@ -52,7 +52,7 @@ fn working_dir(container: &Container, spec: &ProcessSpec, user: &User) -> Result
     let dir = if spec.dir.is_empty() { &user.home } else { &spec.dir };
     let mut files = lock(&container.files);
     let made = files.resolve(&user.home, dir, true).and_then(|at| {
-        files.make_dirs(&at, user)?;
+        files.make_dirs(&at, user, &User::root())?;
         Ok(if at.is_empty() { "/".into() } else { at })
     });
     made.map_err(|refusal| Error::Failed { message: format!("working directory {refusal}") })

@@ -81,6 +81,11 @@ fn fake_traits() -> Traits {
     }
 }
 
+/// The Linux backend with its default root filesystem, packed from the host's busybox.
+pub(crate) fn linux_traits() -> Traits {
+    Traits { real: true, ..fake_traits() }
+}
+
 /// The fake, in memory.
 pub async fn fake() -> Result<World, Skip> {
     Ok(World::new(fake_backend(), fake_traits(), Box::pin(async { Ok(()) })))
@@ -96,7 +101,7 @@ pub async fn server_at_address() -> Result<World, Skip> {
     let address = env::var(ADDRESS_VARIABLE)
         .map_err(|_| format!("{ADDRESS_VARIABLE} does not say where a server listens"))?;
     let client = Client::new(&address).expect(ADDRESS_VARIABLE);
-    let traits = Traits { real: true, over_http: true, exclusive: false, ..fake_traits() };
+    let traits = Traits { over_http: true, exclusive: false, ..linux_traits() };
     Ok(World::new(Arc::new(client), traits, Box::pin(async { Ok(()) })))
 }
 

@@ -165,6 +165,8 @@ impl World {
                 Err(error) => complaints.push(format!("destroy {handle}: {error}")),
             }
         }
+        // What closes a backend may wait for its last user.
+        drop(self.backend);
         let closing = self.closing.into_inner().expect("nobody panics with this lock");
         complaints.extend(closing.await.err());
         if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n")) }

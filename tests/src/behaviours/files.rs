@@ -148,13 +148,16 @@ pub async fn a_body_that_breaks_off_is_refused(world: &World) {
     assert_eq!(world.run_to_end(&handle, &["true"]).await.status, 0);
 }
 
-/// Streaming in is done with the user's rights.
+/// Into a directory of somebody else's, and over a file of somebody else's.
 pub async fn a_user_without_permission_is_refused(world: &World) {
     let handle = world.create().await;
     let user = world.traits().user.name;
-    let result = stream_in(world, &handle, user, "/etc/theirs", body(tar_of(&[("f", b"x")]))).await;
-    assert_refused(result, "Permission denied");
-    assert_ne!(world.run_to_end(&handle, &["cat", "/etc/theirs/f"]).await.status, 0);
+    for file in ["theirs", "passwd", "sub/theirs"] {
+        let result = stream_in(world, &handle, user, "/etc", body(tar_of(&[(file, b"x")]))).await;
+        assert_refused(result, "Permission denied");
+    }
+    assert_ne!(world.run_to_end(&handle, &["cat", "/etc/theirs"]).await.status, 0);
+    assert_ne!(world.run_to_end(&handle, &["cat", "/etc/passwd"]).await.text(), "x");
 }
 
 /// In both directions.

@@ -135,7 +135,7 @@ pub async fn a_missing_executable_has_its_own_error(world: &World) {
     assert!(message.contains("no-such-program"), "{message}");
     for program in ["/no/such/program", "/etc"] {
         let error = run(program).await.expect_err("no program");
-        assert!(matches!(&error, Error::ExecutableNotFound { .. }), "{error:?}");
+        assert!(matches!(&error, Error::ExecutableNotFound { .. }), "{program}: {error:?}");
         assert!(error.to_string().contains(program), "{error}");
     }
     assert_eq!(world.run_to_end(&handle, &["true"]).await.status, 0);

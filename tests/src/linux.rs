@@ -1,0 +1,256 @@
+//! The Linux backend as a column: each world has a tag, directories, addresses and ports of its own, and nothing with
+//! that tag may be left when it is closed.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Weak,
+    time::Duration,
+};
+
+use backend_linux::{Config, LinuxBackend};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    columns::{MAX_CONTAINERS, Skip, linux_traits, over_http},
+    world::{Closing, World},
+};
+
+/// How many worlds there can be at once on a host.
+const SLOTS: u16 = 648;
+/// Host ports of each.
+const PORTS: u16 = 16;
+/// Below the range that the kernel gives out by itself.
+const FIRST_PORT: u16 = 20_000;
+/// What the kernel takes apart in its own time is gone by then.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What sets one world apart from others on this host, of this process or another.
+struct Slot {
+    number: u16,
+    /// An abstract socket: its name is taken for as long as this lives, and leaves no file.
+    _claim: UnixListener,
+}
+
+impl Slot {
+    fn claim() -> Slot {
+        let free = |number: &u16| {
+            let address = SocketAddr::from_abstract_name(format!("garden-conformance-{number}")).ok()?;
+            UnixListener::bind_addr(&address).ok()
+        };
+        let found = (0..SLOTS).find_map(|number| Some(Slot { number, _claim: free(&number)? }));
+        found.expect("a free slot for a world")
+    }
+
+    /// Two characters, the first one a letter up to `r`.
+    fn tag(&self) -> String {
+        let digit = |value: u16| char::from_digit(value.into(), 36).expect("a digit");
+        [digit(10 + self.number / 36), digit(self.number % 36)].iter().collect()
+    }
+
+    /// A /26: room for 16 containers.
+    fn pool(&self) -> String {
+        let base = u32::from(Ipv4Addr::new(10, 253, 0, 0)) + u32::from(self.number) * 64;
+        format!("{}/26", Ipv4Addr::from(base))
+    }
+
+    fn config(&self, directory: &Path) -> Config {
+        let mut config = Config {
+            tag: self.tag(),
+            depot: directory.join("depot"),
+            store: directory.join("store"),
+            max_containers: MAX_CONTAINERS,
+            ..Default::default()
+        };
+        config.network.pool = self.pool().parse().expect("a subnet");
+        config.network.port_pool_start = FIRST_PORT + self.number * PORTS;
+        config.network.port_pool_size = PORTS;
+        config
+    }
+}
+
+/// The Linux backend, in process.
+pub async fn linux() -> Result<World, Skip> {
+    let (backend, closing) = open().await?;
+    Ok(World::new(backend, linux_traits(), closing))
+}
+
+/// The Linux backend behind this project's server, through its client.
+pub async fn linux_over_http() -> Result<World, Skip> {
+    let (backend, closing) = open().await?;
+    Ok(over_http(backend, linux_traits(), closing).await)
+}
+
+async fn open() -> Result<(std::sync::Arc<LinuxBackend>, Closing), Skip> {
+    // The owner of a process's own directory is its effective user.
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("/proc"));
+    if owner != 0 {
+        return Err("only root can make containers".into());
+    }
+    let slot = Slot::claim();
+    let prefix = format!("garden-{}-", slot.tag());
+    let directory = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a directory");
+    let config = slot.config(directory.path());
+    let backend = match LinuxBackend::start(config.clone()).await {
+        Ok(backend) => backend,
+        Err(error) => panic!("start the Linux backend: {}", protocol::Error::failed(&error)),
+    };
+    let closing = close(slot, config, directory, std::sync::Arc::downgrade(&backend));
+    Ok((backend, Box::pin(closing)))
+}
+
+/// Looks for what the world's containers left; stops the backend, cleans up, and looks for what that left.
+async fn close(
+    slot: Slot,
+    config: Config,
+    directory: TempDir,
+    backend: Weak<LinuxBackend>,
+) -> Result<(), String> {
+    let of_containers = none_left(|| left_by_containers(&config)).await;
+    let running =
+        none_left(|| backend.upgrade().map(|_| "the backend, still in use".into()).into_iter().collect());
+    running.await?;
+    // Its last tasks end in their own time, and hold the depot until then.
+    let begun = Instant::now();
+    while let Err(error) = backend_linux::cleanup(&config).await {
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("clean-up: {}", protocol::Error::failed(&error)));
+        }
+        sleep(POLL).await;
+    }
+    let of_all = none_left(|| left_by_all(&config, directory.path())).await;
+    let removed = directory.close().map_err(|error| format!("remove the world's directory: {error}"));
+    drop(slot);
+    of_containers.and(of_all).and(removed)
+}
+
+/// Waits until nothing is found any more, or says what is.
+async fn none_left(find: impl Fn() -> Vec<String>) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        let found = find();
+        if found.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("left behind:\n  {}", found.join("\n  ")));
+        }
+        sleep(POLL).await;
+    }
+}
+
+fn left_by_containers(config: &Config) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let containers = names_in(&config.depot.join("containers"));
+    found.extend(containers.iter().map(|name| format!("depot entry {name}")));
+    let link_prefix = format!("g{}-", config.tag);
+    for name in names_in(Path::new("/sys/class/net")) {
+        if name.starts_with(&link_prefix) {
+            found.push(format!("link {name}"));
+        }
+    }
+    let base = format!("garden-{}", config.tag);
+    for group in groups(Path::new("/sys/fs/cgroup"), &base) {
+        let containers = names_in(&group).into_iter().filter(|name| group.join(name).is_dir());
+        found.extend(containers.map(|name| format!("cgroup {}", group.join(name).display())));
+    }
+    found.extend(processes(&base, &config.depot));
+    found
+}
+
+fn left_by_all(config: &Config, directory: &Path) -> Vec<String> {
+    let mut found = left_by_containers(config);
+    let base = format!("garden-{}", config.tag);
+    let groups = groups(Path::new("/sys/fs/cgroup"), &base);
+    found.extend(groups.iter().map(|group| format!("cgroup {}", group.display())));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let directory = directory.display().to_string();
+    found.extend(mounts.lines().filter(|line| line.contains(&directory)).map(|line| format!("mount {line}")));
+    match Command::new("nft").args(["list", "tables"]).output() {
+        Ok(output) => {
+            let tables = String::from_utf8_lossy(&output.stdout).into_owned();
+            let ours = tables.lines().filter(|line| line.split(' ').any(|word| word == base));
+            found.extend(ours.map(|line| format!("firewall {line}")));
+        }
+        Err(error) => found.push(format!("(cannot run nft to look at its tables: {error})")),
+    }
+    found
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Directories named `base` in any hierarchy.
+fn groups(directory: &Path, base: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            match entry.file_name() == base {
+                true => found.push(entry.path()),
+                false => found.extend(groups(&entry.path(), base)),
+            }
+        }
+    }
+    found
+}
+
+/// Processes in a group of ours, or that were started with our depot's name.
+fn processes(base: &str, depot: &Path) -> Vec<String> {
+    let depot = depot.display().to_string();
+    let ours = |pid: &String| {
+        let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
+        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let in_group = groups.lines().any(|line| line.split('/').any(|part| part == base));
+        (in_group || command.contains(&depot)).then(|| format!("process {pid} {command}"))
+    };
+    let pids =
+        names_in(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    pids.collect::<Vec<_>>().iter().filter_map(ours).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_worlds_share_nothing() {
+        let (one, other) = (Slot::claim(), Slot::claim());
+        assert_ne!(one.number, other.number);
+        let (one, other) = (one.config(Path::new("/a")), other.config(Path::new("/a")));
+        assert_ne!(one.tag, other.tag);
+        assert!(!one.network.pool.overlaps(other.network.pool));
+        let ports = |config: &Config| config.network.port_pool_start..config.network.port_pool_start + PORTS;
+        assert!(ports(&one).all(|port| !ports(&other).contains(&port)));
+    }
+
+    #[test]
+    fn a_process_that_is_left_is_found() {
+        let mut child = Command::new("sleep").arg("1000").arg0_of_depot().spawn().expect("a process");
+        let found = processes("garden-none", Path::new("/depot-of-this-test"));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+
+    trait Named {
+        fn arg0_of_depot(&mut self) -> &mut Self;
+    }
+
+    impl Named for Command {
+        fn arg0_of_depot(&mut self) -> &mut Self {
+            std::os::unix::process::CommandExt::arg0(self, "/depot-of-this-test")
+        }
+    }
+}
