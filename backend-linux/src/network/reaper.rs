@@ -76,7 +76,8 @@ impl Reaper {
                 heard = announcements.next(), if !deaf => match heard {
                     Ok(gone) => gone.into_iter().for_each(|name| self.link_gone(name)),
                     Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "no more announcements of links; subnets are freed by search");
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "no more announcements of links: they are looked for instead");
                         deaf = true;
                     }
                 },
@@ -125,7 +126,8 @@ impl Reaper {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, links = ?due, "links of released containers remain");
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, links = ?due, "cannot delete links of released containers");
                 for name in due {
                     if let Some(waiting) = self.waiting.get_mut(&name) {
                         waiting.deadline = now + PATIENCE;

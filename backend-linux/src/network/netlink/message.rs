@@ -148,7 +148,7 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
@@ -179,8 +179,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_built_reads_back(values in proptest::collection::vec((1u16..100, proptest::collection::vec(any::<u8>(), 0..40)), 0..10)) {
-            let message = values.iter().fold(Message::new("test", 1, 0, &[]), |m, (kind, value)| m.bytes(*kind, value));
+        fn what_is_built_reads_back(values in vec((1u16..100, vec(any::<u8>(), 0..40)), 0..10)) {
+            let message = Message::new("test", 1, 0, &[]);
+            let message = values.iter().fold(message, |m, (kind, value)| m.bytes(*kind, value));
             let bytes = message.finish(5);
             let read: Vec<_> = answers(&bytes).collect();
             prop_assert_eq!(read.len(), 1);
@@ -190,7 +191,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn garbage_is_read_without_harm(bytes in vec(any::<u8>(), 0..200)) {
             for answer in answers(&bytes) {
                 attributes(answer.payload).for_each(drop);
             }

@@ -61,7 +61,7 @@ impl LruIds {
 mod tests {
     use std::collections::BTreeSet;
 
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
@@ -77,7 +77,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_number_is_given_out_twice_and_none_is_lost(steps in proptest::collection::vec((0u8..3, 0u32..8), 0..200)) {
+        fn no_number_is_given_out_twice_and_none_is_lost(steps in vec((0u8..3, 0u32..8), 0..200)) {
             let mut ids = LruIds::new(8);
             let mut taken = BTreeSet::new();
             for (step, id) in steps {

@@ -124,7 +124,7 @@ impl PortPool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
@@ -195,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_two_owners_have_the_same_port(steps in proptest::collection::vec((any::<bool>(), 0u8..4, 0u16..8), 0..200)) {
+        fn no_two_owners_have_the_same_port(steps in vec((any::<bool>(), 0u8..4, 0u16..8), 0..200)) {
             // Ports 2, 3, 4 and 5 are the pool's.
             let mut ports = PortPool::new(2, 4).unwrap();
             let mut held: HashMap<u16, u8> = HashMap::new();
