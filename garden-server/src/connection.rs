@@ -104,15 +104,19 @@ pub(crate) async fn serve(socket: Socket, service: Service, mut shutdown: Shutdo
     let mut told = false;
     loop {
         let served = poll_fn(|cx| {
-            // Not while a request is being worked on: hyper would add `Connection: close` to its answer, which the Go
-            // client refuses on a process's stream.
-            if stopping && !told && !exchange.busy.load(Ordering::Relaxed) {
+            loop {
+                let polled = Pin::new(&mut connection).poll(cx);
+                if polled.is_pending() && exchange.head_is_out() {
+                    return Poll::Ready(None);
+                }
+                // Not while a request is being worked on: hyper would add `Connection: close` to its answer, which
+                // the Go client refuses on a process's stream.
+                let tell = stopping && !told && !exchange.busy.load(Ordering::Relaxed);
+                if polled.is_ready() || !tell {
+                    return polled.map(Some);
+                }
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
-            }
-            match Pin::new(&mut connection).poll(cx) {
-                Poll::Pending if exchange.head_is_out() => Poll::Ready(None),
-                polled => polled.map(Some),
             }
         });
         tokio::select! {

@@ -1,6 +1,12 @@
 //! The whole API in one match.
 
-use std::{future::Future, io, sync::Arc, sync::Mutex, task::Poll};
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -151,7 +157,7 @@ async fn stream_out(mut tar: ByteStream, hold: Option<Hold>) -> Result<Response>
     // An error that is there at once can still be an HTTP error.
     let first = tar.next().await.transpose().map_err(|error| Error::failed(&error))?;
     let body = futures_util::stream::iter(first.map(Ok)).chain(tar);
-    let body = SyncStream { stream: Mutex::new(Box::pin(body)), _hold: hold };
+    let body = SyncStream { stream: Mutex::new(Box::pin(body)), failed: None, _hold: hold };
     let mut response = warp::reply::stream(body).into_response();
     // What the reference's HTTP library finds out about a tar from its first bytes. It gives a short body a
     // Content-Length too; every client takes chunks.
@@ -162,19 +168,27 @@ async fn stream_out(mut tar: ByteStream, hold: Option<Hold>) -> Result<Response>
 /// warp wants a body that can be shared between threads; the lock is never taken.
 struct SyncStream {
     stream: Mutex<ByteStream>,
+    failed: Option<io::Error>,
     _hold: Option<Hold>,
 }
 
 impl Stream for SyncStream {
     type Item = io::Result<Bytes>;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Self::Item>> {
-        match self.stream.get_mut() {
-            Ok(stream) => stream.poll_next_unpin(cx),
-            Err(poisoned) => poisoned.into_inner().poll_next_unpin(cx),
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let stream = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match ready!(stream.poll_next_unpin(cx)) {
+            Some(Err(error)) => {
+                // An error makes hyper drop what it has not written yet: let it write the head and the bytes so far,
+                // so that the client sees an answer that broke off and not a connection without one.
+                self.failed = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            item => Poll::Ready(item),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The reference server's recorded conversations, replayed: the same requests get the same answers, but for dates,
 //! the order of headers, and the exceptions listed here.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::collections::BTreeMap;

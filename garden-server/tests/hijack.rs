@@ -1,5 +1,7 @@
 //! Process streams begin behind an ordinary head, on the same connection, with whatever was already sent.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{Raw, Server, within};

@@ -1,6 +1,7 @@
 //! A server of our own over real sockets, and a client that sees every byte.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     future::Future,

@@ -99,6 +99,8 @@ fn start_logging(options: &Options) {
     let log = tracing_subscriber::fmt()
         .with_max_level(options.log_level.to_tracing())
         .with_writer(std::io::stderr)
+        // A log that nobody reads any more must not end the server.
+        .log_internal_errors(false)
         .with_ansi(false);
     match options.log_format {
         LogFormat::Text => log.init(),
