@@ -157,28 +157,34 @@ fn make_new_group(group: &Path) -> Result<()> {
     made.map_err(|source| Error::Create { group: group.into(), source })
 }
 
-/// Removes a group and those below it, deepest first.
+/// Removes a group and those below it. A group without children, the usual case, is never listed.
 fn remove_tree(group: &Path, patience: Duration) -> io::Result<()> {
     let deadline = Instant::now() + patience;
-    let below = match children(group) {
-        Err(error) if gone(&error) => return Ok(()),
-        below => below?,
-    };
-    for child in below {
-        remove_tree(&child, deadline.saturating_duration_since(Instant::now()))?;
-    }
     let mut pause = RETRY_FIRST;
+    let mut children_gone = false;
     loop {
-        match fs::remove_dir(group) {
+        let busy = match fs::remove_dir(group) {
             Err(error) if gone(&error) => return Ok(()),
-            Err(error)
-                if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) && Instant::now() < deadline =>
-            {
-                thread::sleep(pause);
-                pause = (pause * 2).min(RETRY_MAX);
-            }
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => error,
             result => return result,
+        };
+        // Busy with children, or with processes.
+        let below = match children(group) {
+            Err(error) if gone(&error) => return Ok(()),
+            below => below?,
+        };
+        for child in &below {
+            remove_tree(child, deadline.saturating_duration_since(Instant::now()))?;
         }
+        // Once only: who keeps making children does not keep us.
+        if !below.is_empty() && !std::mem::replace(&mut children_gone, true) {
+            continue;
+        }
+        if Instant::now() >= deadline {
+            return Err(busy);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(RETRY_MAX);
     }
 }
 

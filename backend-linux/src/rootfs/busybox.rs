@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Component, Path, PathBuf},
     process::{Command, Stdio},
+    sync::PoisonError,
 };
 
 use sha2::{Digest, Sha256};
@@ -71,13 +72,18 @@ const FILES: &[(&str, &str)] = &[
 impl Store {
     /// The default image, from the busybox that the host has now.
     pub(super) fn busybox_image(&self) -> Result<Image> {
+        // The usual case: the one found before is still there, and still the same.
+        let known = self.busybox.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(path) = known
+            && let Ok(metadata) = fs::metadata(&path)
+            && let Some(image) = self.cached(&FileIdentity::new(&path, &metadata))
+        {
+            return Ok(image);
+        }
         let path = find()?;
         let read_error = |source| Error::Store { doing: "read", path: path.clone(), source };
         let mut file = File::open(&path).map_err(read_error)?;
         let identity = FileIdentity::new(&path, &file.metadata().map_err(read_error)?);
-        if let Some(image) = self.cached(&identity) {
-            return Ok(image);
-        }
         let binary = sha256(&mut file).map_err(read_error)?;
         let digest = format!("{:x}", Sha256::digest(format!("{TREE_VERSION}\n{binary}")));
         let image = self.layer(&digest, |directory| {
@@ -90,6 +96,7 @@ impl Store {
             })
         })?;
         self.remember(identity, digest);
+        *self.busybox.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         Ok(image)
     }
 }

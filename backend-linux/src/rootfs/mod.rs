@@ -56,6 +56,8 @@ pub struct Store {
     default_rootfs: String,
     digests: Mutex<HashMap<image::FileIdentity, String>>,
     locks: image::Locks,
+    /// The busybox that the default image was packed from.
+    busybox: Mutex<Option<PathBuf>>,
     /// Sets names in `tmp` and `trash` apart.
     next: AtomicU64,
 }
@@ -78,6 +80,7 @@ impl Store {
             default_rootfs: default_rootfs.to_owned(),
             digests: Mutex::default(),
             locks: image::Locks::default(),
+            busybox: Mutex::default(),
             next: AtomicU64::new(0),
         };
         let store_error = |path: &Path, doing, source| Error::Store { doing, path: path.into(), source };
