@@ -35,9 +35,15 @@ pub(super) struct Extractor<'a> {
     places: Places<'a>,
     options: Options,
     /// Directories whose mode and times come when nothing more is put into them.
-    pending: BTreeMap<Name, Entry>,
+    pending: BTreeMap<Name, Pending>,
     buffer: Vec<u8>,
     summary: Summary,
+}
+
+struct Pending {
+    entry: Entry,
+    /// Whether it was made for the archive, or was there before.
+    made: bool,
 }
 
 impl<'a> Extractor<'a> {
@@ -60,8 +66,8 @@ impl<'a> Extractor<'a> {
             return Err(if self.summary.entries == 0 { Error::NotTar } else { Error::CutShort });
         }
         // Children sort behind their parents and go first: a parent may forbid to look into it.
-        while let Some((name, entry)) = self.pending.pop_last() {
-            self.finish_directory(&name, &entry)?;
+        while let Some((name, pending)) = self.pending.pop_last() {
+            self.finish_directory(&name, &pending)?;
         }
         archive.drain()?;
         Ok(self.summary)
@@ -71,7 +77,7 @@ impl<'a> Extractor<'a> {
         let name = Name::new(&entry.path)?;
         if name.is_top() {
             return match entry.kind {
-                Kind::Directory => self.put_off(name, entry),
+                Kind::Directory => self.put_off(name, entry, false),
                 _ => Err(Error::Name { entry: lossy(&entry.path), problem: "has no name" }),
             };
         }
@@ -92,7 +98,7 @@ impl<'a> Extractor<'a> {
             Err(Errno::EXIST) => {}
             made => {
                 made.map_err(fail)?;
-                return self.put_off(name, entry);
+                return self.put_off(name, entry, true);
             }
         }
         let is_directory = |flags| {
@@ -100,7 +106,7 @@ impl<'a> Extractor<'a> {
             stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         };
         if is_directory(AtFlags::SYMLINK_NOFOLLOW) {
-            return self.put_off(name, entry);
+            return self.put_off(name, entry, false);
         }
         if through_links && is_directory(AtFlags::empty()) {
             // A link to a directory (`lib` to `usr/lib`) serves as one, and what it leads to stays as it is.
@@ -108,32 +114,45 @@ impl<'a> Extractor<'a> {
         }
         unlinkat(parent, last, AtFlags::empty()).map_err(fail)?;
         mkdirat(parent, last, Mode::RWXU).map_err(fail)?;
-        self.put_off(name, entry)
+        self.put_off(name, entry, true)
     }
 
-    fn put_off(&mut self, name: Name, entry: Entry) -> Result<(), Error> {
-        self.pending.insert(name, entry);
+    fn put_off(&mut self, name: Name, entry: Entry, made: bool) -> Result<(), Error> {
+        // A directory may be named twice, as some writers do.
+        let made = made || self.pending.get(&name).is_some_and(|earlier| earlier.made);
+        self.pending.insert(name, Pending { entry, made });
         if self.pending.len() > PENDING_MAX
-            && let Some((name, entry)) = self.pending.pop_first()
+            && let Some((name, pending)) = self.pending.pop_first()
         {
-            self.finish_directory(&name, &entry)?;
+            self.finish_directory(&name, &pending)?;
         }
         Ok(())
     }
 
-    fn finish_directory(&mut self, name: &Name, entry: &Entry) -> Result<(), Error> {
-        let directory = if name.is_top() {
-            self.places.open(b".", name)?
+    fn finish_directory(&mut self, name: &Name, pending: &Pending) -> Result<(), Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = if name.is_top() {
+            openat(self.places.root(), ".", flags, Mode::empty())
         } else {
             let (parent, last) = self.places.parent(name)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            match openat(parent, last, flags, Mode::empty()) {
-                // A later entry took its place.
-                Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => return Ok(()),
-                opened => opened.map_err(|errno| Error::write("open the directory", name.bytes(), errno))?,
-            }
+            openat(parent, last, flags, Mode::empty())
         };
-        self.finish(&directory, name, entry)
+        let foreign = self.options.owner == Owner::Caller && !pending.made;
+        let directory = match opened {
+            // A later entry took its place.
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => return Ok(()),
+            Err(Errno::ACCESS) if foreign => return Ok(()),
+            opened => opened.map_err(|errno| Error::write("open the directory", name.bytes(), errno))?,
+        };
+        match self.finish(&directory, name, &pending.entry) {
+            // Another's directory that was there before (`/tmp`) stays as it is; what it was to hold is in it.
+            Err(Error::Write { source, .. })
+                if foreign && source.raw_os_error() == Some(Errno::PERM.raw_os_error()) =>
+            {
+                Ok(())
+            }
+            finished => finished,
+        }
     }
 
     fn file<R: Read>(&mut self, name: &Name, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Error> {

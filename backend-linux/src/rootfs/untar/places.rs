@@ -76,6 +76,11 @@ impl<'a> Places<'a> {
         Places { root, resolve, owner, last: None }
     }
 
+    /// The directory that everything goes to.
+    pub fn root(&self) -> BorrowedFd<'a> {
+        self.root
+    }
+
     /// The directory that holds `name`, and its name there.
     pub fn parent<'n>(&mut self, name: &'n Name) -> Result<(BorrowedFd<'_>, &'n [u8]), Error> {
         let (parent, last) = name.split();
@@ -89,7 +94,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// An existing directory, by its path in the archive.
+    /// An existing directory, by its path in the archive; good for what is in it only.
     pub fn open(&self, path: &[u8], entry: &Name) -> Result<OwnedFd, Error> {
         self.try_open(path).map_err(|errno| failure("open the directory of", entry, errno))
     }
@@ -130,7 +135,8 @@ impl<'a> Places<'a> {
     }
 
     fn try_open(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Enough to work in it: a directory that cannot be listed can still be filled.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = match self.resolve {
             Resolve::Beneath => {
                 ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS

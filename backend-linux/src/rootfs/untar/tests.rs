@@ -8,6 +8,7 @@ use std::{
     },
     path::Path,
     process::Command,
+    thread,
 };
 
 use tar::{EntryType, Header};
@@ -192,6 +193,35 @@ fn missing_parents_are_made_and_belong_to_the_owner() {
         assert_eq!((meta.uid(), meta.gid()), (12, 34), "{path}");
     }
     assert_eq!(fs::metadata(inside.join("a")).unwrap().permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn another_users_directory_is_filled_where_allowed_and_stays_as_it_is() {
+    if !crate::rootfs::tests::is_root() {
+        return;
+    }
+    let (_directory, inside) = place();
+    let bytes = Archive::new().directory("./").file("file", "x").end();
+    let root = fs::File::open(&inside).unwrap();
+    // The user of a thread that ends with the test; its capabilities go with the user.
+    let as_user = || {
+        let uid = rustix::process::Uid::from_raw(1000);
+        thread::scope(|scope| {
+            let unpack = scope.spawn(|| {
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+                untar(&bytes[..], root.as_fd(), &BENEATH)
+            });
+            unpack.join().unwrap()
+        })
+    };
+    let error = as_user().unwrap_err();
+    let denied = |source: &std::io::Error| source.kind() == std::io::ErrorKind::PermissionDenied;
+    assert!(matches!(&error, Error::Write { source, .. } if denied(source)), "{error:?}");
+
+    fs::set_permissions(&inside, fs::Permissions::from_mode(0o1777)).unwrap();
+    as_user().unwrap();
+    assert_eq!(fs::metadata(&inside).unwrap().mode() & 0o7777, 0o1777);
+    assert_eq!(fs::metadata(inside.join("file")).unwrap().uid(), 1000);
 }
 
 #[test]
