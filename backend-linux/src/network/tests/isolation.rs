@@ -59,6 +59,21 @@ fn containers_do_not_reach_each_other() {
 }
 
 #[test]
+fn containers_with_subnets_outside_of_the_pool_are_no_less_apart_and_connected() {
+    on_host(NetworkConfig::default(), async |world, network, _| {
+        let server = Container::at(network, "198.18.0.0/30").await;
+        let client = Container::at(network, "198.18.0.6").await;
+        server.namespace.serve(Ipv4Addr::UNSPECIFIED, 8080, "web");
+        let refused = client.namespace.ask(server.address(), 8080).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::HostUnreachable, "{refused}");
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+        assert!(client.namespace.ask(world.outside_address, 80).is_ok());
+        let port = server.publish(network, 8080).await;
+        assert!(world.outside.ask(world.host_address, port).is_ok());
+    });
+}
+
+#[test]
 fn the_host_reaches_a_container_but_not_the_other_way_round() {
     on_host(NetworkConfig::default(), async |world, network, _| {
         let container = Container::new(network).await;

@@ -189,7 +189,12 @@ pub struct Container {
 
 impl Container {
     pub async fn new(network: &Network) -> Container {
-        let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
+        Container::at(network, "").await
+    }
+
+    /// With the subnet or address of that name.
+    pub async fn at(network: &Network, requested: &str) -> Container {
+        let (lease, namespace) = (network.plan(requested).unwrap(), Namespace::new());
         let socket = namespace.route_socket();
         network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap();
         Container { lease, namespace }
