@@ -104,7 +104,8 @@ pub fn stream_out(
         inside.become_root()?;
         inside.become_user()?;
         let source = absolute(&inside, path);
-        pack(&tar, &source, path).map_err(|error| failed(&*error))
+        pack(&tar, &source, path)
+            .map_err(|error| Failure::other(format!("{}: {}", source.display(), protocol::Error::failed(&*error))))
     })
 }
 
