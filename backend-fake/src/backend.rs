@@ -16,7 +16,7 @@ use futures_util::{StreamExt, stream};
 use protocol::{
     Backend, BandwidthLimits, BulkInfo, BulkMetrics, ByteStream, Capacity, ContainerInfo, ContainerSpec,
     CpuLimits, DiskLimits, Error, FilesQuery, MemoryLimits, Metrics, NetIn, NetOutRule, Process, ProcessSpec,
-    Properties, Result, Sample, SampleKind, check_handle,
+    Properties, Result, Sample, check_handle,
 };
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     process::{Counter, FakeProcess},
     run,
     sync::lock,
+    telemetry::{self, Counts},
     users,
 };
 
@@ -166,10 +167,6 @@ impl Inner {
         container.close().await;
         lock(&self.containers).remove(&container.handle);
         container.phase.send_replace(Phase::Gone);
-    }
-
-    fn with_phase(&self, phase: Phase) -> Vec<Arc<Container>> {
-        lock(&self.containers).values().filter(|c| c.phase() == phase).cloned().collect()
     }
 }
 
@@ -394,48 +391,12 @@ impl Backend for FakeBackend {
     }
 
     fn telemetry(&self) -> Vec<Sample> {
-        let created = self.0.with_phase(Phase::Created);
-        let stopped = created.iter().filter(|container| container.is_stopped()).count();
-        let states = [
-            ("creating", self.0.with_phase(Phase::Creating).len()),
-            ("active", created.len() - stopped),
-            ("stopped", stopped),
-            ("destroying", self.0.with_phase(Phase::Destroying).len()),
-        ];
-        let gauge = |name, help, label: &'static str, value: &str, count: f64| {
-            let labels = vec![(label, value.to_owned())];
-            Sample { name, help, kind: SampleKind::Gauge, labels, value: count }
-        };
-        let mut samples: Vec<Sample> = states
-            .into_iter()
-            .map(|(state, count)| {
-                gauge("garden_containers", "Containers by state.", "state", state, count as f64)
-            })
-            .collect();
-        let pools = [("subnets", &self.0.subnets), ("ports", &self.0.ports)];
-        samples.extend(pools.iter().map(|(name, pool)| {
-            gauge("garden_pool_in_use", "Entries of a pool given out.", "pool", name, pool.in_use() as f64)
-        }));
-        samples.extend(pools.iter().map(|(name, pool)| {
-            gauge("garden_pool_size", "Entries of a pool.", "pool", name, pool.size().into())
-        }));
-        let counter = |name, help, value: &AtomicU64| Sample {
-            name,
-            help,
-            kind: SampleKind::Counter,
-            labels: Vec::new(),
-            value: value.load(Ordering::Relaxed) as f64,
-        };
-        samples.push(counter(
-            "garden_oom_kills_total",
-            "Processes that the kernel killed for want of memory.",
-            &self.0.oom_kills,
-        ));
-        samples.push(counter(
-            "garden_dropped_output_bytes_total",
-            "Bytes of output that nobody read in time.",
-            &self.0.dropped_bytes,
-        ));
-        samples
+        telemetry::samples(&Counts {
+            containers: lock(&self.0.containers).values().cloned().collect(),
+            subnets: &self.0.subnets,
+            ports: &self.0.ports,
+            oom_kills: self.0.oom_kills.load(Ordering::Relaxed),
+            dropped_bytes: self.0.dropped_bytes.load(Ordering::Relaxed),
+        })
     }
 }

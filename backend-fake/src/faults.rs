@@ -13,6 +13,9 @@ use crate::{Op, sync::lock};
 
 /// What is to go wrong, by operation. `create`, `destroy` and `stop` meet their fault in the middle: after the
 /// container has become visible as half-made, half-destroyed or being stopped.
+///
+/// [`Op::Stdout`], [`Op::Stderr`] and [`Op::BulkNetOut`] are the front end's: a backend sees `run`, `attach` and
+/// `net_out`.
 #[derive(Default)]
 pub struct Faults {
     planned: Mutex<HashMap<Op, Plan>>,

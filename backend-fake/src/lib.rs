@@ -28,6 +28,8 @@
 //!
 //! It must be used inside a tokio runtime.
 
+#![forbid(unsafe_code)]
+
 mod archive;
 mod backend;
 mod busybox;
@@ -43,6 +45,7 @@ mod run;
 mod shell;
 mod stdin;
 mod sync;
+mod telemetry;
 mod users;
 
 pub use backend::FakeBackend;

@@ -216,6 +216,35 @@ async fn metrics_and_events_can_be_scripted() {
 }
 
 #[tokio::test]
+async fn telemetry_counts_what_there_is() {
+    let fake = FakeBackend::with_options(FakeOptions { ring_bytes: 10, ..FakeOptions::default() });
+    let value = |name: &str, label: &str| {
+        let samples = fake.telemetry();
+        let wanted = |sample: &&Sample| {
+            sample.name == name && (label.is_empty() || sample.labels.iter().any(|(_, value)| value == label))
+        };
+        samples.iter().find(wanted).map(|sample| sample.value)
+    };
+    let mut limited = spec("limited");
+    limited.limits.memory.limit_in_bytes = 1 << 20;
+    limited.net_in = vec![NetIn::default()];
+    fake.create(limited).await.unwrap();
+    fake.create(spec("other")).await.unwrap();
+    fake.stop("other", false).await.unwrap();
+    fake.run("limited", program("dd", &["bs=2M"])).await.unwrap().exit.await.unwrap();
+    fake.run("limited", program("echo", &["-n", "fifteen letters"])).await.unwrap().exit.await.unwrap();
+    assert_eq!(value("garden_containers", "active"), Some(1.0));
+    assert_eq!(value("garden_containers", "stopped"), Some(1.0));
+    assert_eq!(value("garden_containers", "creating"), Some(0.0));
+    assert_eq!(value("garden_pool_in_use", "subnets"), Some(2.0));
+    assert_eq!(value("garden_pool_size", "subnets"), Some(256.0));
+    assert_eq!(value("garden_pool_in_use", "ports"), Some(1.0));
+    assert_eq!(value("garden_pool_size", "ports"), Some(4534.0));
+    assert_eq!(value("garden_oom_kills_total", ""), Some(1.0));
+    assert_eq!(value("garden_dropped_output_bytes_total", ""), Some(5.0));
+}
+
+#[tokio::test]
 async fn what_the_shell_does_not_know_it_refuses() {
     let fake = FakeBackend::new();
     fake.create(spec("c")).await.unwrap();

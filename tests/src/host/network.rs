@@ -46,7 +46,10 @@ pub(super) fn routes() -> Vec<String> {
 
 /// Which table is asked for what.
 pub(super) fn policies() -> Vec<String> {
-    ["-4", "-6"].into_iter().flat_map(|family| output("ip", &[family, "rule", "show"])).collect()
+    let rules = |family| {
+        output("ip", &[family, "rule", "show"]).into_iter().map(move |rule| format!("{family} {rule}"))
+    };
+    ["-4", "-6"].into_iter().flat_map(rules).collect()
 }
 
 /// Every rule with its table and chain, without counters.
