@@ -12,7 +12,7 @@ use protocol::{
 use warp::{Filter, filters::path::FullPath, reply::Response};
 
 use crate::{
-    Config,
+    Config, body,
     connection::Routes,
     debug,
     grace::GraceClock,
@@ -41,7 +41,13 @@ pub(crate) fn routes(app: Arc<App>) -> Routes {
         .and(query)
         .and(warp::body::stream())
         .then(move |method: Method, path: FullPath, query: String, body| {
-            answer(app.clone(), method, path, query, to_byte_stream(body))
+            let (body, rest) = body::lend(to_byte_stream(body));
+            let answer = answer(app.clone(), method, path, query, body);
+            async move {
+                let response = answer.await;
+                rest.drain().await;
+                response
+            }
         })
         .boxed();
     metrics.or(api).unify().boxed()

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod body;
 mod config;
 mod connection;
 mod debug;

@@ -91,3 +91,19 @@ async fn a_later_error_breaks_the_body() {
     assert_eq!(raw.head().await.status, 200);
     raw.chunks().await.expect_err("no last chunk");
 }
+
+#[tokio::test]
+async fn a_client_that_sends_everything_first_still_gets_the_error() {
+    let server = Server::with_container().await;
+    let body = vec![b'x'; 8 << 20];
+    for path in ["/containers/none/files?destination=x", "/containers/c1/files?user=nobody-knows", "/nosuch"]
+    {
+        for mut raw in server.both_kinds().await {
+            let length = body.len();
+            raw.send(format!("PUT {path} HTTP/1.1\r\nHost: api\r\nContent-Length: {length}\r\n\r\n")).await;
+            raw.send(&body).await;
+            assert!(raw.response().await.status >= 400, "{path}");
+            assert_eq!(raw.request("GET /ping", "").await.status, 200, "{path}: the connection goes on");
+        }
+    }
+}
