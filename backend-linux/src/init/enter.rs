@@ -22,8 +22,9 @@ use crate::{
     users::{self, User},
 };
 
-/// The longest reason that a child can give.
-const MAX_FAILURE_BYTES: u64 = 64 * 1024;
+/// The longest reason that a child can give: a pipe takes 4096 bytes in one piece, and JSON may need six for one.
+const MAX_FAILURE_CHARACTERS: usize = 600;
+const MAX_FAILURE_BYTES: u64 = 4096;
 
 /// Forks a child of the container. It does `act`, and says on `status` why that failed, if it did.
 pub fn spawn(
@@ -38,8 +39,10 @@ pub fn spawn(
                 Ok(()) => std::process::exit(0),
                 Err(failure) => failure,
             };
-            // If nobody reads it, the exit status says at least that it failed.
-            let _ = serde_json::to_writer(std::fs::File::from(status), &failure);
+            // In one piece, which the reader so finds whole. If nobody reads it, the exit status says that it failed.
+            let message = failure.message.chars().take(MAX_FAILURE_CHARACTERS).collect();
+            let json = serde_json::to_vec(&Failure { message, ..failure }).unwrap_or_default();
+            let _ = rustix::io::write(&status, &json);
             std::process::exit(127)
         }
     }

@@ -113,8 +113,7 @@ pub fn stream_out(
 fn pack(tar: &File, source: &Path, asked: &str) -> Result<(), Box<dyn std::error::Error>> {
     let open = |path: &Path| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        open(path, flags, Mode::empty())
-            .map_err(|error| format!("{}: {}", path.display(), io::Error::from(error)))
+        open(path, flags, Mode::empty()).map_err(io::Error::from)
     };
     let name =
         source.file_name().filter(|_| !asked.is_empty() && !asked.ends_with('/') && !asked.ends_with("/."));
