@@ -56,12 +56,13 @@ pub fn read_failure(status: &OwnedFd, exit_status: i32) -> Failure {
 /// The same, when its beginning has been read already.
 pub fn read_failure_after(first: &[u8], status: &OwnedFd, exit_status: i32) -> Failure {
     let mut json = first.to_vec();
-    let reader = status.try_clone().map(std::fs::File::from);
-    let read = reader.and_then(|file| file.take(MAX_FAILURE_BYTES).read_to_end(&mut json));
-    match read.map(|_| serde_json::from_slice(&json)) {
-        Ok(Ok(failure)) => failure,
-        _ => Failure::other(format!("its helper in the container ended with status {exit_status}")),
+    if let Ok(reader) = status.try_clone().map(std::fs::File::from) {
+        // The child may be alive still, so that there is no end yet; but what it says came in one piece.
+        let _ = reader.take(MAX_FAILURE_BYTES).read_to_end(&mut json);
     }
+    serde_json::from_slice(&json).unwrap_or_else(|_| {
+        Failure::other(format!("its helper in the container ended with status {exit_status}"))
+    })
 }
 
 fn failed(what: &str) -> impl Fn(io::Error) -> Failure {
