@@ -3,15 +3,22 @@
 use crate::{
     Outcome,
     build::{self, Profile},
+    server::Server,
     setup, shell,
 };
 
-/// Builds with optimisation and runs `bench-lifecycle`, which starts the server itself. Arguments go to it.
+/// Builds with optimisation, starts a server, and runs `bench-lifecycle` against it. Arguments go to it.
 pub fn bench(arguments: &[String]) -> Outcome {
     if !shell::is_root() {
         return Err("only root can make containers: sudo cargo xtask bench".to_owned());
     }
     setup::setup(&setup::BENCH)?;
-    build::workspace(Profile::Release)?;
-    shell::run(shell::command(build::binary(Profile::Release, "bench-lifecycle")?).args(arguments))
+    build::release(&["bench-lifecycle", "bench-floor"])?;
+    let server = Server::start(&build::binary(Profile::Release, "garden-server")?, "linux", "be")?;
+    let address = format!("unix:{}", server.socket().display());
+    let bench = build::binary(Profile::Release, "bench-lifecycle")?;
+    if let Err(why) = shell::run(shell::command(bench).arg(address).args(arguments)) {
+        return Err(format!("{why}; the server's last words:\n{}", server.log()));
+    }
+    server.stop()
 }

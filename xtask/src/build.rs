@@ -36,20 +36,19 @@ pub fn workspace(profile: Profile) -> Outcome {
     check_supervisor(profile)
 }
 
-/// Builds only what the demo needs.
-pub fn product(profile: Profile) -> Outcome {
-    let packages = ["garden-server", "backend-linux", "garden-client", "tests"];
-    let programs = ["garden-server", "garden-init", "garden", "host-picture"];
+/// Builds the product and some programs beside it, with optimisation: what is shown and measured. Always the same
+/// packages, so that the features of what they depend on are the same and nothing is built twice.
+pub fn release(programs: &[&str]) -> Outcome {
     let mut build = shell::cargo();
-    build.arg("build").args(profile.flags()).args(["--example", "demo"]);
-    for name in packages {
-        build.args(["--package", name]);
+    build.args(["build", "--release", "--example", "demo"]);
+    for package in ["garden-server", "backend-linux", "garden-client", "tests"] {
+        build.args(["--package", package]);
     }
-    for name in programs {
-        build.args(["--bin", name]);
+    for program in ["garden-server", "garden-init", "garden"].iter().chain(programs) {
+        build.args(["--bin", program]);
     }
     shell::run(&mut build)?;
-    check_supervisor(profile)
+    check_supervisor(Profile::Release)
 }
 
 /// A program that was built, or one of cargo's examples (`examples/demo`).

@@ -27,7 +27,7 @@ cargo xtask COMMAND
            (demo --fake, or without root: the same in memory)
   test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, nothing left behind
   vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
-  bench    create, run, destroy beside the bare system calls, crun and runc (pass -h for its options)
+  bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
   build    everything, debug; build --release: with optimisation
   setup    install what the system lacks (Debian, as root), or list it
   help     this text
