@@ -46,7 +46,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     if !cgroups.missing().is_empty() {
         tracing::warn!(missing = ?cgroups.missing(), "cgroup controllers that this host lacks: no such limits");
     }
-    let network = Network::start(&config.network, &config.tag, &depot.host_directory()).await;
+    let network = Network::start(&config.network, &config.tag, &network_state()?).await;
     let network = network.map_err(container::Error::from)?;
     let trash = tokio::sync::Notify::new();
     Ok(Host {
@@ -60,6 +60,11 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         dropped_bytes: AtomicU64::new(0),
         trash,
     })
+}
+
+fn network_state() -> Result<PathBuf, Error> {
+    let system = |source| crate::network::Error::System { what: "find the network namespace", source };
+    Ok(crate::network::state_directory().map_err(system).map_err(container::Error::from)?)
 }
 
 fn init_binary(config: &Config) -> Result<PathBuf, Error> {
@@ -105,7 +110,7 @@ pub async fn cleanup(config: &Config) -> Result<(), Error> {
     let mut config = config.clone();
     config.destroy_containers_on_startup = true;
     config.die_at_record_write = None;
-    let (tag, depot) = (config.tag.clone(), config.depot.clone());
+    let tag = config.tag.clone();
     let host = std::sync::Arc::new(open(config).await?);
     container::recover(&host, true).await?;
     let cleaner = std::sync::Arc::clone(&host);
@@ -115,6 +120,6 @@ pub async fn cleanup(config: &Config) -> Result<(), Error> {
     });
     emptied.await??;
     drop(host);
-    Network::cleanup(&tag, &depot.join("host")).await.map_err(container::Error::from)?;
+    Network::cleanup(&tag, &network_state()?).await.map_err(container::Error::from)?;
     Ok(())
 }

@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::io::Errno;
-
 use super::{Cgroups, Error, Result, V1, V2, group::write};
 
 /// What containers use where a v1 hierarchy has it.
@@ -139,9 +137,9 @@ fn make_v2_base(mount: &Path, base: &str) -> Result<Option<V2>> {
     if wanted.is_empty() {
         return Ok(None);
     }
+    let enabled = enable(mount, &wanted)?;
     let base = mount.join(base);
     make_group(&base)?;
-    let enabled = enable(mount, &wanted)?;
     let enabled = enable(&base, &enabled)?;
     Ok(Some(V2 { controllers: enabled.into_iter().map(str::to_owned).collect(), base }))
 }
@@ -151,21 +149,25 @@ fn make_v2_base(mount: &Path, base: &str) -> Result<Option<V2>> {
 fn enable<'a>(group: &Path, controllers: &[&'a str]) -> Result<Vec<&'a str>> {
     let file = group.join("cgroup.subtree_control");
     let before = words(&file)?;
+    let held = |controller: &str| before.iter().any(|held| held == controller);
+    if controllers.iter().all(|controller| held(controller)) {
+        return Ok(controllers.to_vec());
+    }
+    // The kernel would refuse memory, but take cpu and pids, and make the group a threaded one, whose children
+    // nothing can enter. Only the root of all groups may have both; it has no type.
+    let populated = !words(&group.join("cgroup.procs"))?.is_empty();
+    if populated && group.join("cgroup.type").exists() {
+        return Err(Error::ProcessesInTheWay { group: group.into() });
+    }
     let mut enabled = Vec::new();
-    for controller in controllers {
-        if before.iter().any(|held| held == controller) {
-            enabled.push(*controller);
+    for &controller in controllers {
+        if !held(controller)
+            && let Err(error) = write(&file, &format!("+{controller}"))
+        {
+            tracing::warn!(controller, %error, cause = ?std::error::Error::source(&error), "not enabled");
             continue;
         }
-        match write(&file, &format!("+{controller}")) {
-            Ok(()) => enabled.push(*controller),
-            Err(Error::Write { source, .. }) if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
-                return Err(Error::ProcessesInTheWay { group: group.into(), source });
-            }
-            // Said by `missing`.
-            Err(Error::Write { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        enabled.push(controller);
     }
     Ok(enabled)
 }

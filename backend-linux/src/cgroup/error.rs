@@ -10,7 +10,7 @@ pub enum Error {
         "cannot enable controllers in {}: processes live in that group itself; start the server with them in a \
          group below it (under systemd: `Delegate=yes` and `DelegateSubgroup=server`)", .group.display()
     )]
-    ProcessesInTheWay { group: PathBuf, source: io::Error },
+    ProcessesInTheWay { group: PathBuf },
     #[error("cannot create the cgroup {}", .group.display())]
     Create { group: PathBuf, source: io::Error },
     #[error("cannot read {}", .file.display())]

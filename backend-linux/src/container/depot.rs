@@ -47,11 +47,6 @@ impl Depot {
         Ok(Depot { root: root.to_owned(), die_at_write, writes: AtomicU64::new(0), _lock: lock })
     }
 
-    /// Where things that belong to no container are noted.
-    pub fn host_directory(&self) -> PathBuf {
-        self.root.join("host")
-    }
-
     /// A container's directory.
     pub fn directory(&self, handle: &str) -> PathBuf {
         self.root.join("containers").join(handle)

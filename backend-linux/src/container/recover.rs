@@ -19,15 +19,22 @@ const LIST_LIMIT: Duration = Duration::from_secs(10);
 pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Container>>, Error> {
     let loader = Arc::clone(host);
     let (records, strays) = blocking(move || loader.depot.load()).await??;
-    let (kept, gone): (Vec<Record>, Vec<Record>) = records
+    let (kept, mut gone): (Vec<Record>, Vec<Record>) = records
         .into_iter()
         .partition(|record| !destroy_all && matches!(record.state, State::Active | State::Stopped));
 
     // All leases are taken before anything is given back.
     let mut leased = Vec::new();
     for record in kept {
-        let lease = host.network.adopt(&record.assignment, &record.ports)?;
-        leased.push((record, lease));
+        match host.network.adopt(&record.assignment, &record.ports) {
+            Ok(lease) => leased.push((record, lease)),
+            Err(error) => {
+                // Two containers with one address cannot both live, and one bad record must not stop the others.
+                let (handle, error) = (&record.handle, protocol::Error::failed(&error));
+                tracing::error!(handle, %error, "destroying a container that cannot have its network back");
+                gone.push(record);
+            }
+        }
     }
     let owned = leased.iter().map(|(record, _)| (record.assignment.clone(), record.ports.clone())).collect();
 

@@ -104,8 +104,9 @@ pub fn stream_out(
         inside.become_root()?;
         inside.become_user()?;
         let source = absolute(&inside, path);
-        pack(&tar, &source, path)
-            .map_err(|error| Failure::other(format!("{}: {}", source.display(), protocol::Error::failed(&*error))))
+        pack(&tar, &source, path).map_err(|error| {
+            Failure::other(format!("{}: {}", source.display(), protocol::Error::failed(&*error)))
+        })
     })
 }
 

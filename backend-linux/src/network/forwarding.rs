@@ -1,15 +1,38 @@
 //! Lets the host forward IPv4 packets, and remembers whether it did before.
 //!
-//! Calls read and write small files of `/proc` and of the server's own state: nothing that waits.
+//! Forwarding belongs to the host, not to one server: the note that it was off is kept where every server of this
+//! network namespace finds it, and the last one to be cleaned up acts on it. They take turns by a lock on the setting
+//! itself. Calls read and write small files of `/proc` and `/run`: nothing that waits for long.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
 
 const SYSCTL: &str = "/proc/sys/net/ipv4/ip_forward";
 /// In the state directory, there only if it was us who turned forwarding on.
 const TURNED_ON: &str = "ip_forward-was-off";
 
-/// Turns forwarding on. That it was off is noted first.
+/// Where the servers of this network namespace keep their note.
+pub fn state_directory() -> io::Result<PathBuf> {
+    let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok(format!("/run/garden/net-{namespace}").into())
+}
+
+fn lock() -> io::Result<File> {
+    let file = File::open(SYSCTL)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
+/// Turns forwarding on. That it was off is noted first. The caller's firewall table exists already, which is how
+/// another server sees that it is needed.
 pub fn turn_on(state_dir: &Path) -> io::Result<()> {
+    let _lock = lock()?;
     if fs::read_to_string(SYSCTL)?.trim() != "0" {
         return Ok(());
     }
@@ -18,14 +41,24 @@ pub fn turn_on(state_dir: &Path) -> io::Result<()> {
     fs::write(SYSCTL, "1")
 }
 
-/// Turns forwarding off if it was us who turned it on and nobody else needs it.
-pub fn restore(state_dir: &Path, needed_by_others: bool) -> io::Result<()> {
+/// Turns forwarding off if it was one of us who turned it on, unless somebody still needs it by `needed`, which is
+/// asked while no other server can begin to.
+pub fn restore<E>(state_dir: &Path, needed: impl FnOnce() -> Result<bool, E>) -> io::Result<Result<(), E>> {
+    let _lock = lock()?;
     let note = state_dir.join(TURNED_ON);
     if !note.try_exists()? {
-        return Ok(());
+        return Ok(Ok(()));
     }
-    if !needed_by_others {
-        fs::write(SYSCTL, "0")?;
+    match needed() {
+        Ok(false) => {}
+        Ok(true) => return Ok(Ok(())),
+        Err(error) => return Ok(Err(error)),
     }
-    fs::remove_file(note)
+    fs::write(SYSCTL, "0")?;
+    fs::remove_file(note)?;
+    // Others may keep things there.
+    for directory in [Some(state_dir), state_dir.parent()].into_iter().flatten() {
+        let _ = fs::remove_dir(directory);
+    }
+    Ok(Ok(()))
 }

@@ -31,6 +31,7 @@ use rustix::io::Errno;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use error::Error;
+pub use forwarding::state_directory;
 pub use lease::{Assignment, Lease};
 pub use pool::Error as PoolError;
 
@@ -82,8 +83,8 @@ pub struct Usage {
 }
 
 impl Network {
-    /// Sets up what all containers share: the fixed chains of the firewall, and forwarding (`state_dir` is where it is
-    /// noted that forwarding was off). What an earlier server left stays in effect until [`sweep`](Network::sweep).
+    /// Sets up what all containers share: the fixed chains of the firewall, and forwarding (`state_dir`, the same for
+    /// every server of a network namespace, is where it is noted that forwarding was off). What an earlier server left stays in effect until [`sweep`](Network::sweep).
     pub async fn start(config: &NetworkConfig, tag: &str, state_dir: &Path) -> Result<Network, Error> {
         check_tag(tag)?;
         let egress = egress::discover().await?;
@@ -283,9 +284,9 @@ impl Network {
                     let mut firewall = kernel.firewall();
                     let tables = |source| Error::Firewall { what: "clean-up".to_owned(), source };
                     firewall.uninstall().map_err(tables)?;
-                    let needed_by_others = firewall.has_siblings().map_err(tables)?;
-                    forwarding::restore(&state_dir, needed_by_others)
-                        .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })
+                    forwarding::restore(&state_dir, || firewall.has_siblings())
+                        .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })?
+                        .map_err(tables)
                 },
             )
             .await

@@ -154,7 +154,7 @@ impl World {
 pub fn on_host(config: NetworkConfig, test: impl AsyncFnOnce(&World, &Network, &Path) + Send + 'static) {
     let Some(world) = World::new().map(Arc::new) else { return };
     let state_dir = tempfile::tempdir().unwrap();
-    let state = state_dir.path().to_owned();
+    let state = state_dir.path().join("servers").join("state");
     let inside = Arc::clone(&world);
     // Threads begin in the namespace of the thread that starts them: this one's, the runtime's, and its blocking ones.
     let thread = world.host.run(move || {
