@@ -118,7 +118,8 @@ fn a_process_over_its_memory_is_killed_and_counted() {
         "head -c 200000000 /dev/zero | tail -c 200000000 >/dev/null",
     );
     child.wait().unwrap();
-    assert_eq!(cgroups.oom_kills("fat").unwrap(), 1);
+    // The kernel may take another process of the group before the first is gone.
+    assert!(cgroups.oom_kills("fat").unwrap() >= 1);
 }
 
 #[test]

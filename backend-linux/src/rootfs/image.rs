@@ -7,6 +7,7 @@ use std::{
     os::{fd::AsFd, unix::fs::DirBuilderExt, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -48,6 +49,19 @@ impl FileIdentity {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Whether the last change is so long ago that another one would show: the kernel's clock for files may tick as
+    /// slowly as a hundred times a second.
+    fn is_settled(&self) -> bool {
+        const TICKS: Duration = Duration::from_millis(100);
+        let (seconds, nanoseconds) = self.changed;
+        let (Ok(seconds), Ok(nanoseconds)) = (u64::try_from(seconds), u32::try_from(nanoseconds)) else {
+            return true;
+        };
+        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        // A change in the future is nothing to rely on.
+        SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICKS)
     }
 }
 
@@ -140,8 +154,11 @@ impl Store {
         lower.is_dir().then_some(Image { lower, digest: Some(digest) })
     }
 
-    /// Remembers what a file holds.
+    /// Remembers what a file holds, once its times can tell a later change apart.
     pub(super) fn remember(&self, identity: FileIdentity, digest: String) {
+        if !identity.is_settled() {
+            return;
+        }
         let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
         // Its earlier contents will not come back.
         digests.retain(|known, _| known.path != identity.path);
