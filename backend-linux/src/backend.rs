@@ -14,12 +14,12 @@ use protocol::{
 };
 
 use crate::{
-    Config, check,
+    Config, background, check,
     container::{self, Container, Host, State, blocking},
     files,
     network::{Error as NetworkError, PoolError},
-    process,
-    supervisor::{FailureKind, Request, RunRequest, Terminal},
+    process, spec,
+    supervisor::{FailureKind, Request},
     telemetry,
 };
 
@@ -28,12 +28,6 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long SIGKILL may take.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-
-/// How often disk usage is looked at.
-const DISK_SCAN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How often what could not be destroyed is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a handle stands for.
 pub(crate) enum Slot {
@@ -102,20 +96,7 @@ impl LinuxBackend {
         for container in found {
             slots.lock().insert(container.handle.clone(), Slot::Ready(container));
         }
-        let mut background = vec![
-            tokio::spawn(scan_disks(Arc::clone(&host), Arc::clone(&slots))),
-            tokio::spawn(retry_destroys(Arc::clone(&host), Arc::clone(&slots))),
-        ];
-        let emptier = Arc::clone(&host);
-        background.push(tokio::task::spawn(async move {
-            loop {
-                let store = Arc::clone(&emptier);
-                if let Ok(Err(error)) = blocking(move || store.store.empty_trash()).await {
-                    tracing::warn!(error = %Error::failed(&error), "cannot empty the trash");
-                }
-                emptier.trash.notified().await;
-            }
-        }));
+        let background = background::start(&host, &slots);
         Ok(Arc::new(LinuxBackend { host, slots, background }))
     }
 
@@ -229,42 +210,6 @@ pub(crate) fn wire(error: container::Error) -> Error {
     }
 }
 
-fn generated(what: &str) -> Result<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
-    id.map(|id| id.trim_end().to_owned())
-        .map_err(|error| Error::Failed { message: format!("cannot make up a {what}: {error}") })
-}
-
-/// Refuses what this version cannot do, rather than leave it out in silence.
-fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
-    spec.rootfs_uri()?;
-    if spec.privileged && host.config.disable_privileged_containers {
-        return Err(Error::invalid("privileged", "privileged containers are switched off on this server"));
-    }
-    let DiskLimits { inode_soft, inode_hard, byte_soft, byte_hard, scope: _ } = spec.limits.disk;
-    if [inode_soft, inode_hard, byte_soft, byte_hard].iter().any(|limit| *limit != 0) {
-        return Err(Error::invalid(
-            "limits.disk_limits",
-            "this version cannot enforce disk limits: leave them out",
-        ));
-    }
-    if spec.limits.bandwidth != BandwidthLimits::default() {
-        let reason = "this version cannot enforce bandwidth limits: leave them out";
-        return Err(Error::invalid("limits.bandwidth_limits", reason));
-    }
-    let valid = |variable: &&String| !variable.contains('\0') && variable.find('=').is_some_and(|at| at > 0);
-    if let Some(variable) = spec.env.iter().find(|variable| !valid(variable)) {
-        return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
-    }
-    for bind in &spec.bind_mounts {
-        if !bind.src_path.starts_with('/') || !bind.dst_path.starts_with('/') {
-            let reason = format!("{:?} to {:?}: both paths must be absolute", bind.src_path, bind.dst_path);
-            return Err(Error::invalid("bind_mounts", reason));
-        }
-    }
-    Ok(())
-}
-
 #[async_trait]
 impl Backend for LinuxBackend {
     async fn ping(&self) -> Result<()> {
@@ -280,11 +225,11 @@ impl Backend for LinuxBackend {
 
     async fn create(&self, mut spec: ContainerSpec) -> Result<String> {
         if spec.handle.is_empty() {
-            spec.handle = generated("handle")?;
+            spec.handle = spec::generated("handle")?;
         }
         let handle = spec.handle.clone();
         protocol::check_handle(&handle)?;
-        check_supported(&self.host, &spec)?;
+        spec::check_supported(&self.host, &spec)?;
         let reservation = self.reserve(&handle, &spec.properties)?;
         let host = Arc::clone(&self.host);
         // In a task of its own, so that a caller that goes away leaves nothing half-made.
@@ -413,7 +358,7 @@ impl Backend for LinuxBackend {
 
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
         let container = self.container(handle)?;
-        let request = run_request(&container, spec)?;
+        let request = spec::run_request(&container, spec)?;
         let id = request.id.clone();
         if container.processes.get(&id).is_some() {
             return Err(Error::Failed { message: format!("process {id} already exists") });
@@ -466,7 +411,7 @@ impl Backend for LinuxBackend {
 }
 
 /// Destroys a container and forgets it; on failure it stays, to be tried again.
-async fn remove(
+pub(crate) async fn remove(
     host: &Arc<Host>,
     slots: &Slots,
     container: &Arc<Container>,
@@ -506,76 +451,4 @@ async fn stop(
     let (host, container) = (Arc::clone(host), Arc::clone(container));
     blocking(move || container.update(&host.depot, |record| record.state = State::Stopped)).await??;
     Ok(())
-}
-
-fn run_request(container: &Container, spec: ProcessSpec) -> Result<RunRequest> {
-    let unsupported =
-        |field, what: &str| Err(Error::invalid(field, format!("this version cannot give a process {what}")));
-    if !spec.image.uri.is_empty() {
-        return unsupported("image", "an image of its own");
-    }
-    if spec.limits.is_some() {
-        return unsupported("limits", "limits of its own: leave them out, and the container's apply");
-    }
-    if !spec.bind_mounts.is_empty() {
-        return Err(Error::invalid("bind_mounts", "only a process with an image of its own has bind mounts"));
-    }
-    if spec.path.is_empty() {
-        return Err(Error::invalid("path", "is empty: name the program to run"));
-    }
-    let record = container.record();
-    let mut env: Vec<String> = Vec::new();
-    for variable in record.env.iter().chain(&spec.env) {
-        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
-        };
-        // A later value wins, in the first one's place.
-        let same = |other: &&mut String| other.split_once('=').is_some_and(|(other, _)| other == name);
-        match env.iter_mut().find(same) {
-            Some(first) => first.clone_from(variable),
-            None => env.push(variable.clone()),
-        }
-    }
-    Ok(RunRequest {
-        id: if spec.id.is_empty() { generated("process id")? } else { spec.id },
-        path: spec.path,
-        args: spec.args,
-        env,
-        dir: spec.dir,
-        user: spec.user,
-        rlimits: spec.rlimits,
-        terminal: spec.tty.map(|tty| {
-            let size = tty.size();
-            Terminal { columns: size.columns, rows: size.rows }
-        }),
-    })
-}
-
-async fn scan_disks(host: Arc<Host>, slots: Arc<Slots>) {
-    loop {
-        for container in slots.containers() {
-            let scanner = Arc::clone(&host);
-            let scan = move || {
-                if let Ok(usage) = scanner.store.usage(&container.handle) {
-                    *container.disk.lock().unwrap_or_else(PoisonError::into_inner) = usage;
-                }
-            };
-            if blocking(scan).await.is_err() {
-                return;
-            }
-        }
-        tokio::time::sleep(DISK_SCAN_INTERVAL).await;
-    }
-}
-
-async fn retry_destroys(host: Arc<Host>, slots: Arc<Slots>) {
-    loop {
-        tokio::time::sleep(RETRY_INTERVAL).await;
-        for container in slots.containers() {
-            let failed = container.half_destroyed.load(Ordering::SeqCst);
-            if failed && !container.destroying.swap(true, Ordering::SeqCst) {
-                let _ = remove(&host, &slots, &container).await;
-            }
-        }
-    }
 }

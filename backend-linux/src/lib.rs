@@ -5,6 +5,7 @@
 //! `process` talks to the container's supervisor, `garden-init`, which alone enters namespaces.
 
 mod backend;
+mod background;
 mod cgroup;
 mod check;
 mod config;
@@ -14,6 +15,7 @@ mod network;
 mod process;
 #[doc(hidden)]
 pub mod rootfs;
+mod spec;
 #[doc(hidden)]
 pub mod supervisor;
 #[doc(hidden)]

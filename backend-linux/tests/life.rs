@@ -1,5 +1,7 @@
 //! A container's life on a real kernel.
 
+#![allow(clippy::unwrap_used)]
+
 use backend_linux::{Config, LinuxBackend, NetworkConfig};
 use futures_util::StreamExt;
 use protocol::{Backend, ContainerSpec, ProcessSpec};

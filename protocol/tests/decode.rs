@@ -1,5 +1,7 @@
 //! What the reference's decoder takes and refuses.
 
+#![allow(clippy::unwrap_used)]
+
 use protocol::{json, *};
 
 fn spec(text: &str) -> Result<ContainerSpec> {

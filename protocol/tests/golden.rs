@@ -1,5 +1,7 @@
 //! Every wire type equals the reference's samples, byte for byte, in both directions.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, path::Path};
 
 use protocol::{json::DurationNs, *};

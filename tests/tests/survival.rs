@@ -1,5 +1,7 @@
 //! A server that is killed loses nothing and leaves nothing: at every write of a record, and at any other instant.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, Hasher, RandomState},

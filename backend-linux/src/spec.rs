@@ -1,0 +1,89 @@
+//! What clients ask for: refused where it makes no sense or cannot be done, completed where it leaves something open.
+
+use protocol::{BandwidthLimits, ContainerSpec, DiskLimits, Error, ProcessSpec, Result};
+
+use crate::{
+    container::{Container, Host},
+    supervisor::{RunRequest, Terminal},
+};
+
+/// A random name.
+pub fn generated(what: &str) -> Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
+    id.map(|id| id.trim_end().to_owned())
+        .map_err(|error| Error::Failed { message: format!("cannot make up a {what}: {error}") })
+}
+
+/// Refuses what this version cannot do, rather than leave it out in silence.
+pub fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
+    spec.rootfs_uri()?;
+    if spec.privileged && host.config.disable_privileged_containers {
+        return Err(Error::invalid("privileged", "privileged containers are switched off on this server"));
+    }
+    let DiskLimits { inode_soft, inode_hard, byte_soft, byte_hard, scope: _ } = spec.limits.disk;
+    if [inode_soft, inode_hard, byte_soft, byte_hard].iter().any(|limit| *limit != 0) {
+        return Err(Error::invalid(
+            "limits.disk_limits",
+            "this version cannot enforce disk limits: leave them out",
+        ));
+    }
+    if spec.limits.bandwidth != BandwidthLimits::default() {
+        let reason = "this version cannot enforce bandwidth limits: leave them out";
+        return Err(Error::invalid("limits.bandwidth_limits", reason));
+    }
+    let valid = |variable: &&String| !variable.contains('\0') && variable.find('=').is_some_and(|at| at > 0);
+    if let Some(variable) = spec.env.iter().find(|variable| !valid(variable)) {
+        return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
+    }
+    for bind in &spec.bind_mounts {
+        if !bind.src_path.starts_with('/') || !bind.dst_path.starts_with('/') {
+            let reason = format!("{:?} to {:?}: both paths must be absolute", bind.src_path, bind.dst_path);
+            return Err(Error::invalid("bind_mounts", reason));
+        }
+    }
+    Ok(())
+}
+
+/// The process that the supervisor is asked for.
+pub fn run_request(container: &Container, spec: ProcessSpec) -> Result<RunRequest> {
+    let unsupported =
+        |field, what: &str| Err(Error::invalid(field, format!("this version cannot give a process {what}")));
+    if !spec.image.uri.is_empty() {
+        return unsupported("image", "an image of its own");
+    }
+    if spec.limits.is_some() {
+        return unsupported("limits", "limits of its own: leave them out, and the container's apply");
+    }
+    if !spec.bind_mounts.is_empty() {
+        return Err(Error::invalid("bind_mounts", "only a process with an image of its own has bind mounts"));
+    }
+    if spec.path.is_empty() {
+        return Err(Error::invalid("path", "is empty: name the program to run"));
+    }
+    let record = container.record();
+    let mut env: Vec<String> = Vec::new();
+    for variable in record.env.iter().chain(&spec.env) {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
+        };
+        // A later value wins, in the first one's place.
+        let same = |other: &&mut String| other.split_once('=').is_some_and(|(other, _)| other == name);
+        match env.iter_mut().find(same) {
+            Some(first) => first.clone_from(variable),
+            None => env.push(variable.clone()),
+        }
+    }
+    Ok(RunRequest {
+        id: if spec.id.is_empty() { generated("process id")? } else { spec.id },
+        path: spec.path,
+        args: spec.args,
+        env,
+        dir: spec.dir,
+        user: spec.user,
+        rlimits: spec.rlimits,
+        terminal: spec.tty.map(|tty| {
+            let size = tty.size();
+            Terminal { columns: size.columns, rows: size.rows }
+        }),
+    })
+}
