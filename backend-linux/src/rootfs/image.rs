@@ -59,9 +59,10 @@ impl FileIdentity {
         let (Ok(seconds), Ok(nanoseconds)) = (u64::try_from(seconds), u32::try_from(nanoseconds)) else {
             return true;
         };
-        let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        let changed = SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds));
         // A change in the future is nothing to rely on.
-        SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICKS)
+        let age = changed.and_then(|changed| SystemTime::now().duration_since(changed).ok());
+        age.is_some_and(|age| age > TICKS)
     }
 }
 
