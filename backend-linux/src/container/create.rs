@@ -1,7 +1,11 @@
 //! Making a container, all or nothing.
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,7 +15,8 @@ use protocol::{BindMountMode, BindMountOrigin, ContainerSpec};
 use super::{Container, Error, Host, Record, State, blocking, destroy, etc};
 use crate::{
     cgroup::Leaf,
-    process::{Error as ProcessError, Supervisor},
+    network::Assignment,
+    process::{Error as ProcessError, Supervisor, nonsense},
     rootfs::Image,
     supervisor::{Bind, IdRange, Reply, Request, Rootfs, StartRequest},
 };
@@ -61,16 +66,24 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
 }
 
 async fn make(host: &Arc<Host>, record: &Record, image: Image, spec: ContainerSpec) -> Result<Record, Error> {
+    let (noter, planned) = (Arc::clone(host), record.clone());
+    let directory = blocking(move || {
+        let directory = noter.depot.make(&planned.handle)?;
+        noter.depot.write(&planned)?;
+        Ok::<_, Error>(directory)
+    })
+    .await??;
+    let supervisor = Supervisor::at(&directory);
+    let (starter, starting, name) = (Arc::clone(host), supervisor.clone(), record.handle.clone());
+    let started = blocking(move || starting.start(&starter.init, &name));
     let (maker, planned) = (Arc::clone(host), record.clone());
-    let (supervisor, request) = blocking(move || prepare(&maker, &planned, image, &spec)).await??;
-    let start = supervisor.ask(&request, &[]);
-    let (reply, fds) =
-        tokio::time::timeout(START_LIMIT, start).await.map_err(|_| ProcessError::Silent(START_LIMIT))??;
-    let (netns, netlink) = match (reply, <[_; 2]>::try_from(fds)) {
-        (Reply::Started, Ok([netns, netlink])) => (netns, netlink),
-        (reply, _) => return Err(ProcessError::Nonsense(format!("{reply:?}")).into()),
-    };
-    host.network.attach(&record.assignment, std::os::fd::AsFd::as_fd(&netns), netlink).await?;
+    let prepared = blocking(move || prepare(&maker, &planned, &directory, image, &spec));
+    // Both to their ends, so that what an undo undoes is not still being made.
+    let (started, prepared) = tokio::join!(started, prepared);
+    started??;
+    let request = prepared??;
+    let start = start(host, &record.assignment, &supervisor, &request);
+    tokio::time::timeout(START_LIMIT, start).await.map_err(|_| ProcessError::Silent(START_LIMIT))??;
     if !record.ports.is_empty() {
         host.network.open_ports(&record.assignment, &record.ports).await?;
     }
@@ -83,24 +96,48 @@ async fn make(host: &Arc<Host>, record: &Record, image: Image, spec: ContainerSp
     .await?
 }
 
-/// Everything that does not need the container's namespaces. The record comes first.
+/// Has the supervisor make the container, and makes its network as soon as there is a namespace for it.
+async fn start(
+    host: &Host,
+    assignment: &Assignment,
+    supervisor: &Supervisor,
+    request: &Request,
+) -> Result<(), Error> {
+    let connection = supervisor.open().await?;
+    connection.send(request, &[]).await?;
+    let (netns, netlink) = match connection.reply().await? {
+        (Reply::Namespaces, fds) => <[OwnedFd; 2]>::try_from(fds)
+            .map_err(|fds| ProcessError::Nonsense(format!("namespaces with {} descriptors", fds.len())))?
+            .into(),
+        (other, _) => return Err(nonsense(&other).into()),
+    };
+    let network = async { Ok(host.network.attach(assignment, netns.as_fd(), netlink).await?) };
+    let rest = async {
+        match connection.reply().await? {
+            (Reply::Started, _) => Ok(()),
+            (other, _) => Err(nonsense(&other).into()),
+        }
+    };
+    // Both to their ends, so that what an undo undoes is not still being made.
+    let (network, rest): (Result<(), Error>, Result<(), Error>) = tokio::join!(network, rest);
+    rest.and(network)
+}
+
+/// Everything that does not need the container's namespaces.
 fn prepare(
     host: &Host,
     record: &Record,
+    directory: &Path,
     image: Image,
     spec: &ContainerSpec,
-) -> Result<(Supervisor, Request), Error> {
+) -> Result<Request, Error> {
     let handle = &record.handle;
-    let directory = host.depot.make(handle)?;
-    host.depot.write(record)?;
-    let supervisor = Supervisor::at(&directory);
-    supervisor.start(&host.init, handle)?;
     host.cgroups.create(handle, &record.limits)?;
     let owner = if record.privileged { 0 } else { ID_MAP[0].outside };
     let layer = host.store.create_write_layer(handle, (owner, owner))?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
     let mount_point = directory.join("root");
-    let depot_error = |doing, path: &std::path::Path| {
+    let depot_error = |doing, path: &Path| {
         let (handle, path) = (handle.clone(), path.to_owned());
         move |source| Error::Depot { handle, doing, path, source }
     };
@@ -108,11 +145,11 @@ fn prepare(
         .and_then(|()| std::fs::set_permissions(&mount_point, PermissionsExt::from_mode(0o700)))
         .map_err(depot_error("make", &mount_point))?;
     let address = record.assignment.container_ip.into();
-    let mut binds = etc::write(&directory, handle, address, owner)
-        .map_err(depot_error("write hosts and resolv.conf in", &directory))?;
+    let mut binds = etc::write(directory, handle, address, owner)
+        .map_err(depot_error("write hosts and resolv.conf in", directory))?;
     binds.extend(spec.bind_mounts.iter().map(|bind| Bind {
         source: bind.src_path.clone().into(),
-        target: std::path::Path::new("/").join(&bind.dst_path),
+        target: Path::new("/").join(&bind.dst_path),
         read_only: bind.mode == BindMountMode::ReadOnly,
         from_container: bind.origin == BindMountOrigin::Container,
     }));
@@ -125,5 +162,5 @@ fn prepare(
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
     };
-    Ok((supervisor, Request::Start(Box::new(request))))
+    Ok(Request::Start(Box::new(request)))
 }

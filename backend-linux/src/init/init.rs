@@ -66,8 +66,8 @@ impl<T, E: std::fmt::Display> Context<T> for Result<T, E> {
 /// Goes on as pid 1 of the new namespaces; never comes back.
 pub fn become_init(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> ! {
     match set_up(request, cgroup, socket) {
-        Ok(netlink) => {
-            if send(socket, &Setup::Ready, &[netlink.as_fd()]).is_err() {
+        Ok(()) => {
+            if send(socket, &Setup::Ready, &[]).is_err() {
                 std::process::exit(1);
             }
             reap_for_ever()
@@ -79,8 +79,13 @@ pub fn become_init(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) ->
     }
 }
 
-fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<OwnedFd> {
+fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<()> {
     cgroup.join().context("join the container's cgroup")?;
+    // No protocol: 0, which is NETLINK_ROUTE.
+    let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+        .context("open a netlink socket")?;
+    send(socket, &Setup::Network, &[netlink.as_fd()]).context("hand over the netlink socket")?;
+    drop(netlink);
     let (_, fds) = recv::<Setup>(socket)
         .context("hear from the supervisor")?
         .ok_or_else(|| "the supervisor is gone".to_owned())?;
@@ -128,15 +133,11 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
         fs::set_permissions(temporary, fs::Permissions::from_mode(0o1777)).context("make /tmp")?;
     }
     sethostname(request.hostname.as_bytes()).context("set the host name")?;
-    // No protocol: 0, which is NETLINK_ROUTE.
-    let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-        .context("open a netlink socket")?;
-
     credentials::become_user(&User::root(), request.id_map.is_none()).context("give up capabilities")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbid tracing")?;
     // Without its supervisor nobody would ever hear of the container again.
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the supervisor")?;
-    Ok(netlink)
+    Ok(())
 }
 
 fn attach(mount: &OwnedFd, path: &Path) -> io::Result<()> {

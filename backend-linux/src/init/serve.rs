@@ -173,14 +173,17 @@ impl Supervisor {
             Request::Start(_) if self.container.is_some() => {
                 self.fail(connection, Failure::other("the container was started already"));
             }
-            Request::Start(request) => match Container::start(&request) {
-                Ok((container, fds)) => {
-                    self.container = Some(container);
-                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                    self.reply(connection, &Reply::Started, &fds);
+            Request::Start(request) => {
+                let namespaces_made =
+                    |fds: &[BorrowedFd<'_>]| self.reply(connection, &Reply::Namespaces, fds);
+                match Container::start(&request, namespaces_made) {
+                    Ok(container) => {
+                        self.container = Some(container);
+                        self.reply(connection, &Reply::Started, &[]);
+                    }
+                    Err(failure) => self.fail(connection, failure),
                 }
-                Err(failure) => self.fail(connection, failure),
-            },
+            }
             Request::Run(request) => {
                 if self.processes.values().any(|process| process.id() == request.id) {
                     let message = format!("process {} already exists", request.id);

@@ -71,9 +71,11 @@ impl Cgroup {
 /// What the supervisor and the container's init say to each other while it is made.
 #[derive(Serialize, Deserialize)]
 pub enum Setup {
-    /// The mounts that come from outside are attached to this message.
+    /// From the init: attached is a route netlink socket of its network namespace.
+    Network,
+    /// To the init: the mounts that come from outside are attached.
     Mounts,
-    /// The container stands; attached: a route netlink socket of its network namespace.
+    /// From the init: the container stands.
     Ready,
     /// It could not be made.
     Failed(String),
@@ -84,8 +86,12 @@ pub fn fail(what: &str, error: impl std::fmt::Display) -> Failure {
 }
 
 impl Container {
-    /// Makes the container. Answers also with its network namespace and a netlink socket of it.
-    pub fn start(request: &StartRequest) -> Result<(Container, Vec<OwnedFd>), Failure> {
+    /// Makes the container. `namespaces_made` is called as soon as there is a network namespace, with it and a netlink
+    /// socket of it, so that the network can be made while the mounts are.
+    pub fn start(
+        request: &StartRequest,
+        namespaces_made: impl FnOnce(&[BorrowedFd<'_>]),
+    ) -> Result<Container, Failure> {
         let init_cgroup = Cgroup::open(&request.init_cgroup)?;
         let main_cgroup = Cgroup::open(&request.main_cgroup)?;
         let (ours, theirs) =
@@ -108,13 +114,10 @@ impl Container {
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
         drop(theirs);
-        match finish(request, pid, pidfd.as_fd(), ours.as_fd()) {
-            Ok((devpts, fds)) => {
+        match finish(request, pid, pidfd.as_fd(), ours.as_fd(), namespaces_made) {
+            Ok(devpts) => {
                 let id_map = request.id_map.clone();
-                Ok((
-                    Container { init: pid, init_pidfd: pidfd, alive: true, id_map, devpts, main_cgroup },
-                    fds,
-                ))
+                Ok(Container { init: pid, init_pidfd: pidfd, alive: true, id_map, devpts, main_cgroup })
             }
             Err(failure) => {
                 // Its end is certain: it is killed from outside of its pid namespace.
@@ -154,10 +157,7 @@ impl Container {
 
     /// The id outside of a user or group inside; none if it has none.
     pub fn outside_id(&self, inside: u32) -> Option<u32> {
-        let Some(id_map) = &self.id_map else { return Some(inside) };
-        let range =
-            id_map.iter().find(|range| inside >= range.inside && inside - range.inside < range.count)?;
-        Some(range.outside + (inside - range.inside))
+        outside_id(self.id_map.as_deref(), inside)
     }
 
     /// A new terminal of the container's own: our side, and the process's.
@@ -176,13 +176,31 @@ impl Container {
     }
 }
 
-/// The supervisor's part while pid 1 waits and then does its own.
+fn outside_id(id_map: Option<&[IdRange]>, inside: u32) -> Option<u32> {
+    let Some(id_map) = id_map else { return Some(inside) };
+    let range = id_map.iter().find(|range| inside >= range.inside && inside - range.inside < range.count)?;
+    Some(range.outside + (inside - range.inside))
+}
+
+/// What the init has to say, with what is attached to it.
+fn hear(socket: BorrowedFd<'_>) -> Result<(Setup, Vec<OwnedFd>), Failure> {
+    match recv::<Setup>(socket).map_err(|error| fail("hear from the container's init", error))? {
+        Some((Setup::Failed(message), _)) => Err(Failure::other(message)),
+        Some(said) => Ok(said),
+        None => Err(Failure::other(
+            "the container's init died while it was made (is its memory limit too small?)",
+        )),
+    }
+}
+
+/// The supervisor's part while pid 1 waits and then does its own. Answers with the container's devpts.
 fn finish(
     request: &StartRequest,
     pid: Pid,
     pidfd: BorrowedFd<'_>,
     socket: BorrowedFd<'_>,
-) -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
+    namespaces_made: impl FnOnce(&[BorrowedFd<'_>]),
+) -> Result<OwnedFd, Failure> {
     let proc = format!("/proc/{}", pid.as_raw_nonzero());
     let open_proc = |name: &str| {
         open(format!("{proc}/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -207,31 +225,23 @@ fn finish(
         }
         None => None,
     };
-    let outside = mounts::prepare(request, userns.as_ref().map(AsFd::as_fd), |gid| match &request.id_map {
-        None => gid,
-        Some(id_map) => id_map
-            .iter()
-            .find(|range| gid >= range.inside && gid - range.inside < range.count)
-            .map_or(u32::MAX - 1, |range| range.outside + (gid - range.inside)),
-    })?;
+    let (Setup::Network, sockets) = hear(socket)? else {
+        return Err(Failure::other("the container's init did not begin with its network"));
+    };
+    let netns = open_proc("ns/net")?;
+    let fds: Vec<_> = [netns.as_fd()].into_iter().chain(sockets.iter().map(AsFd::as_fd)).collect();
+    namespaces_made(&fds);
+
+    // An id that is not mapped belongs to nobody.
+    let outside_id = |id| outside_id(request.id_map.as_deref(), id).unwrap_or(u32::MAX - 1);
+    let outside = mounts::prepare(request, userns.as_ref().map(AsFd::as_fd), outside_id)?;
     send(socket, &Setup::Mounts, &outside.fds())
         .map_err(|error| fail("hand the mounts to the container", error))?;
-    let mut fds =
-        match recv::<Setup>(socket).map_err(|error| fail("hear from the container's init", error))? {
-            Some((Setup::Ready, fds)) => fds,
-            Some((Setup::Failed(message), _)) => return Err(Failure::other(message)),
-            Some((Setup::Mounts, _)) | None => {
-                return Err(Failure::other(
-                    "the container's init died while it was made (is its memory limit too small?)",
-                ));
-            }
-        };
-    if fds.len() != 1 {
-        return Err(Failure::other("the container's init sent no netlink socket"));
-    }
-    fds.insert(0, open_proc("ns/net")?);
+    let (Setup::Ready, _) = hear(socket)? else {
+        return Err(Failure::other("the container's init did not say that it was ready"));
+    };
     // From now on every child of this process is born in the container's pid namespace.
     setns(pidfd, CloneFlags::CLONE_NEWPID)
         .map_err(|error| fail("enter the container's pid namespace", error))?;
-    Ok((outside.devpts, fds))
+    Ok(outside.devpts)
 }

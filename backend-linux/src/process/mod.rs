@@ -5,5 +5,5 @@ mod stdin;
 mod supervisor;
 mod table;
 
-pub use supervisor::{Error, InitBinary, Supervisor};
+pub use supervisor::{Error, InitBinary, Supervisor, nonsense};
 pub use table::Processes;

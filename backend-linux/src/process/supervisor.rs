@@ -195,6 +195,7 @@ impl Connection {
     }
 }
 
+/// An answer that makes no sense here.
 pub fn nonsense(reply: &Reply) -> Error {
     Error::Nonsense(format!("{reply:?}"))
 }

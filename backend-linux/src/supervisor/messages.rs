@@ -10,8 +10,8 @@ pub use crate::cgroup::CgroupEntry;
 /// What the server asks of a supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Make the container. Answered by `Started` with two descriptors: its network namespace, and a route netlink
-    /// socket opened in it.
+    /// Make the container. Answered by `Namespaces`, with two descriptors: its network namespace, and a route netlink
+    /// socket opened in it; then by `Started`.
     Start(Box<StartRequest>),
     /// Start a process. Answered by `Running` with the descriptors of [`OutputFds`], later by `Exited`.
     Run(Box<RunRequest>),
@@ -76,6 +76,8 @@ pub enum Request {
 /// What a supervisor answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
+    /// The container's namespaces exist: its network can be made.
+    Namespaces,
     /// The container exists.
     Started,
     /// The process exists.

@@ -28,7 +28,7 @@ const MAX_PACKET_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The most descriptors in one packet.
-pub const MAX_FDS: usize = 16;
+pub const MAX_FDS: usize = 250;
 
 fn invalid(reason: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.into())
