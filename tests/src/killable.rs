@@ -148,6 +148,19 @@ impl Drop for Killable {
     }
 }
 
+/// Waits for supervisors of containers whose handle begins with `prefix` to be gone; says which are not. One that has
+/// been told to end says that it will, and then does.
+pub async fn supervisors_left(prefix: &str) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let left = supervisors(prefix);
+        if left.is_empty() || begun.elapsed() > PATIENCE {
+            return left;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Supervisors of containers whose handle begins with `prefix`: ids and handles.
 pub fn supervisors(prefix: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -15,7 +15,7 @@ use std::{
 use futures_util::StreamExt;
 use garden_client::Client;
 use protocol::{Backend, ContainerSpec, Error, NetIn, ProcessSpec, Properties, Result};
-use tests::killable::{Killable, can_make_containers, supervisors};
+use tests::killable::{Killable, can_make_containers, supervisors_left};
 
 /// How many times the server is killed at some instant.
 const RANDOM_KILLS: usize = 100;
@@ -136,7 +136,7 @@ async fn a_kill_at_every_write_of_a_record_loses_nothing_and_leaves_nothing() {
         let client = server.start(None).await;
         check(&client, &handle, &facts).await;
         assert_eq!(server.left_behind(), Vec::<String>::new(), "after write {write}: {facts:?}");
-        assert_eq!(supervisors(&handle), Vec::<String>::new(), "after write {write}: {facts:?}");
+        assert_eq!(supervisors_left(&handle).await, Vec::<String>::new(), "after write {write}: {facts:?}");
         server.kill();
         if lived.is_ok() {
             assert!(write > 16, "a life has at least eight writes, of two steps each: {write}");
@@ -266,7 +266,7 @@ async fn kills_at_random_instants_under_load_lose_nothing_and_leave_nothing() {
     assert!(lines.complete > 1000);
 
     client.destroy(&constant).await.expect("destroy");
-    assert_eq!(supervisors(&prefix), Vec::<String>::new());
+    assert_eq!(supervisors_left(&prefix).await, Vec::<String>::new());
     assert_eq!(server.left_behind(), Vec::<String>::new());
     assert_eq!(server.clean_up(), Vec::<String>::new());
 }

@@ -12,7 +12,7 @@ use std::{
 
 use garden_client::Client;
 use protocol::{Backend, ContainerSpec, Error, ProcessSpec, Properties};
-use tests::killable::{Killable, can_make_containers, supervisors};
+use tests::killable::{Killable, can_make_containers, supervisors_left};
 
 /// How long things may take that nobody waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,8 +60,7 @@ impl Scene {
             self.client.list(&Properties::new()).await.expect("list").is_empty()
         })
         .await;
-        let prefix = self.prefix.clone();
-        eventually("no supervisor is left", async || supervisors(&prefix).is_empty()).await;
+        assert_eq!(supervisors_left(&self.prefix).await, Vec::<String>::new());
         eventually("nothing is left on the host", async || self.server.left_behind().is_empty()).await;
         assert_eq!(self.server.clean_up(), Vec::<String>::new());
     }
