@@ -106,19 +106,32 @@ impl Killable {
     }
 
     /// Kills the server, removes everything it made, and says what is still there.
-    pub fn clean_up(mut self) -> Vec<String> {
+    pub async fn clean_up(mut self) -> Vec<String> {
         self.kill();
         let output = self.command(Some("cleanup")).output().expect("garden-server cleanup");
         let mut left = Vec::new();
         if !output.status.success() {
             left.push(format!("cleanup failed: {}", String::from_utf8_lossy(&output.stderr)));
         }
-        left.extend(self.left_behind());
+        left.extend(self.left_behind().await);
         left
     }
 
+    /// Waits for everything of this server's containers to be gone; says what is not. The kernel takes a link away some
+    /// time after the namespace that it led to.
+    pub async fn left_behind(&self) -> Vec<String> {
+        let begun = Instant::now();
+        loop {
+            let left = self.present();
+            if left.is_empty() || begun.elapsed() > PATIENCE {
+                return left;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Everything of this server's containers that is on the host, as paths and names.
-    pub fn left_behind(&self) -> Vec<String> {
+    fn present(&self) -> Vec<String> {
         let mut left = Vec::new();
         for below in ["depot/containers", "store/write"] {
             let entries = fs::read_dir(self.path(below)).into_iter().flatten().flatten();

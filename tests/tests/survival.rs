@@ -135,7 +135,7 @@ async fn a_kill_at_every_write_of_a_record_loses_nothing_and_leaves_nothing() {
 
         let client = server.start(None).await;
         check(&client, &handle, &facts).await;
-        assert_eq!(server.left_behind(), Vec::<String>::new(), "after write {write}: {facts:?}");
+        assert_eq!(server.left_behind().await, Vec::<String>::new(), "after write {write}: {facts:?}");
         assert_eq!(supervisors_left(&handle).await, Vec::<String>::new(), "after write {write}: {facts:?}");
         server.kill();
         if lived.is_ok() {
@@ -144,7 +144,7 @@ async fn a_kill_at_every_write_of_a_record_loses_nothing_and_leaves_nothing() {
             break;
         }
     }
-    assert_eq!(server.clean_up(), Vec::<String>::new());
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
 }
 
 /// Random numbers without a crate: the seeds of hash tables are random.
@@ -267,6 +267,6 @@ async fn kills_at_random_instants_under_load_lose_nothing_and_leave_nothing() {
 
     client.destroy(&constant).await.expect("destroy");
     assert_eq!(supervisors_left(&prefix).await, Vec::<String>::new());
-    assert_eq!(server.left_behind(), Vec::<String>::new());
-    assert_eq!(server.clean_up(), Vec::<String>::new());
+    assert_eq!(server.left_behind().await, Vec::<String>::new());
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
 }

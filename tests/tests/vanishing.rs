@@ -61,8 +61,8 @@ impl Scene {
         })
         .await;
         assert_eq!(supervisors_left(&self.prefix).await, Vec::<String>::new());
-        eventually("nothing is left on the host", async || self.server.left_behind().is_empty()).await;
-        assert_eq!(self.server.clean_up(), Vec::<String>::new());
+        assert_eq!(self.server.left_behind().await, Vec::<String>::new());
+        assert_eq!(self.server.clean_up().await, Vec::<String>::new());
     }
 }
 
