@@ -10,23 +10,23 @@ use std::{
 use garden_client::Client;
 use protocol::Backend;
 
+use crate::linux::{PORTS, Slot};
+
 /// How long a server may take to answer, and to die.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server in a directory of its own, with its own tag and addresses.
 pub struct Killable {
     directory: tempfile::TempDir,
-    tag: String,
-    pool: String,
-    ports: u16,
+    slot: Slot,
     child: Option<Child>,
 }
 
 impl Killable {
     /// Prepares one; it is not running yet.
-    pub fn new(tag: &str, pool: &str, first_port: u16) -> Killable {
-        let directory = tempfile::tempdir().expect("a directory");
-        Killable { directory, tag: tag.to_owned(), pool: pool.to_owned(), ports: first_port, child: None }
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Killable {
+        Killable { directory: tempfile::tempdir().expect("a directory"), slot: Slot::claim(), child: None }
     }
 
     /// A path of its directory.
@@ -37,8 +37,9 @@ impl Killable {
     fn command(&self, subcommand: Option<&str>) -> Command {
         let mut command = Command::new(binary("garden-server"));
         command
-            .args(["--backend", "linux", "--tag", &self.tag, "--network-pool", &self.pool])
-            .args(["--port-pool-size", "100", "--port-pool-start", &self.ports.to_string()])
+            .args(["--backend", "linux", "--tag", &self.slot.tag(), "--network-pool", &self.slot.pool()])
+            .args(["--port-pool-start", &self.slot.first_port().to_string()])
+            .args(["--port-pool-size", &PORTS.to_string()])
             .arg("--bind-socket")
             .arg(self.path("socket"))
             .arg("--depot")
@@ -137,10 +138,10 @@ impl Killable {
             let entries = fs::read_dir(self.path(below)).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| entry.path().display().to_string()));
         }
-        let link = |name: &str| name.starts_with(&format!("g{}-", self.tag));
+        let link = |name: &str| name.starts_with(&format!("g{}-", self.slot.tag()));
         let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
         left.extend(links.filter_map(|link| link.file_name().into_string().ok()).filter(|name| link(name)));
-        let group = format!("garden-{}", self.tag);
+        let group = format!("garden-{}", self.slot.tag());
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
         for base in hierarchies.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]) {
             let groups = fs::read_dir(base.join(&group)).into_iter().flatten().flatten();

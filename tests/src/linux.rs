@@ -26,7 +26,7 @@ use crate::{
 /// How many worlds there can be at once on a host.
 const SLOTS: u16 = 648;
 /// Host ports of each.
-const PORTS: u16 = 16;
+pub(crate) const PORTS: u16 = 16;
 /// Below the range that the kernel gives out by itself.
 const FIRST_PORT: u16 = 20_000;
 /// What the kernel takes apart in its own time is gone by then.
@@ -35,14 +35,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What sets one world apart from others on this host, of this process or another.
-struct Slot {
+pub(crate) struct Slot {
     number: u16,
     /// An abstract socket: its name is taken for as long as this lives, and leaves no file.
     _claim: UnixListener,
 }
 
 impl Slot {
-    fn claim() -> Slot {
+    pub(crate) fn claim() -> Slot {
         let free = |number: &u16| {
             let address = SocketAddr::from_abstract_name(format!("garden-conformance-{number}")).ok()?;
             UnixListener::bind_addr(&address).ok()
@@ -52,15 +52,20 @@ impl Slot {
     }
 
     /// Two characters, the first one a letter up to `r`.
-    fn tag(&self) -> String {
+    pub(crate) fn tag(&self) -> String {
         let digit = |value: u16| char::from_digit(value.into(), 36).expect("a digit");
         [digit(10 + self.number / 36), digit(self.number % 36)].iter().collect()
     }
 
     /// A /26: room for 16 containers.
-    fn pool(&self) -> String {
+    pub(crate) fn pool(&self) -> String {
         let base = u32::from(Ipv4Addr::new(10, 253, 0, 0)) + u32::from(self.number) * 64;
         format!("{}/26", Ipv4Addr::from(base))
+    }
+
+    /// The first of its host ports.
+    pub(crate) fn first_port(&self) -> u16 {
+        FIRST_PORT + self.number * PORTS
     }
 
     fn config(&self, directory: &Path) -> Config {
@@ -72,7 +77,7 @@ impl Slot {
             ..Default::default()
         };
         config.network.pool = self.pool().parse().expect("a subnet");
-        config.network.port_pool_start = FIRST_PORT + self.number * PORTS;
+        config.network.port_pool_start = self.first_port();
         config.network.port_pool_size = PORTS;
         config
     }

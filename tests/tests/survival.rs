@@ -122,7 +122,7 @@ async fn a_kill_at_every_write_of_a_record_loses_nothing_and_leaves_nothing() {
     if !can_make_containers() {
         return;
     }
-    let mut server = Killable::new("k1", "10.253.8.0/26", 47100);
+    let mut server = Killable::new();
     for write in 1.. {
         let handle = format!("write-{}-{write}", std::process::id());
         let mut facts = Facts::default();
@@ -203,7 +203,7 @@ async fn kills_at_random_instants_under_load_lose_nothing_and_leave_nothing() {
     if !can_make_containers() {
         return;
     }
-    let mut server = Killable::new("k2", "10.253.9.0/24", 47200);
+    let mut server = Killable::new();
     let prefix = format!("random-{}", std::process::id());
     let constant = format!("{prefix}-constant");
     let client = server.start(None).await;

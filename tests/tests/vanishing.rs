@@ -28,11 +28,11 @@ struct Scene {
 }
 
 impl Scene {
-    async fn open(tag: &str, pool: &str, port: u16) -> Scene {
-        let mut server = Killable::new(tag, pool, port);
+    async fn open(name: &str) -> Scene {
+        let mut server = Killable::new();
         let client = server.start(None).await;
         let socket = server.path("socket");
-        Scene { server, client, socket, prefix: format!("vanish-{tag}-{}", std::process::id()) }
+        Scene { server, client, socket, prefix: format!("vanish-{name}-{}", std::process::id()) }
     }
 
     async fn create(&self, name: &str) -> String {
@@ -99,7 +99,7 @@ async fn in_the_middle_of_a_create() {
     if !can_make_containers() {
         return;
     }
-    let scene = Scene::open("v1", "10.253.10.0/26", 47300).await;
+    let scene = Scene::open("create").await;
     for (n, stay) in STAYS_US.into_iter().enumerate() {
         let handle = format!("{}-create-{n}", scene.prefix);
         let body = format!(r#"{{"handle":"{handle}"}}"#);
@@ -125,7 +125,7 @@ async fn in_the_middle_of_a_run_and_of_its_streams() {
     if !can_make_containers() {
         return;
     }
-    let scene = Scene::open("v2", "10.253.10.64/26", 47400).await;
+    let scene = Scene::open("run").await;
     let handle = scene.create("run").await;
     let path = format!("/containers/{handle}/processes");
     for (n, stay) in STAYS_US.into_iter().enumerate() {
@@ -159,7 +159,7 @@ async fn in_the_middle_of_a_stream_in() {
     if !can_make_containers() {
         return;
     }
-    let scene = Scene::open("v3", "10.253.10.128/26", 47500).await;
+    let scene = Scene::open("in").await;
     let handle = scene.create("in").await;
     // A header that announces a megabyte, and a bit of it.
     let mut header = tar::Header::new_ustar();
@@ -196,7 +196,7 @@ async fn in_the_middle_of_a_stream_out() {
     if !can_make_containers() {
         return;
     }
-    let scene = Scene::open("v4", "10.253.10.192/26", 47600).await;
+    let scene = Scene::open("out").await;
     let handle = scene.create("out").await;
     assert_eq!(scene.status(&handle, "head -c 20000000 /dev/zero > /big").await, 0);
     for stay in STAYS_US {
@@ -222,7 +222,7 @@ async fn in_the_middle_of_a_stop_and_of_a_destroy() {
     if !can_make_containers() {
         return;
     }
-    let scene = Scene::open("v5", "10.253.11.0/26", 47700).await;
+    let scene = Scene::open("end").await;
     for (n, stay) in STAYS_US.into_iter().enumerate() {
         let stay = Duration::from_micros(stay);
         let handle = scene.create(&format!("end-{n}")).await;
