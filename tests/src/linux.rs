@@ -243,7 +243,13 @@ mod tests {
     #[test]
     fn a_process_that_is_left_is_found() {
         let mut child = Command::new("sleep").arg("1000").arg0_of_depot().spawn().expect("a process");
-        let found = processes("garden-none", Path::new("/depot-of-this-test"));
+        let look = || processes("garden-none", Path::new("/depot-of-this-test"));
+        // A process that was just spawned has no command line for a moment, while the kernel executes it.
+        let begun = Instant::now();
+        let mut found = look();
+        while found.is_empty() && begun.elapsed() < PATIENCE {
+            found = look();
+        }
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!(found.len(), 1, "{found:?}");
