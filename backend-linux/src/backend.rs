@@ -421,6 +421,7 @@ pub(crate) async fn remove(
         Ok(()) => {
             slots.lock().remove(&container.handle);
             host.dropped_bytes.fetch_add(container.processes.dropped_bytes(), Ordering::Relaxed);
+            container.processes.let_go();
             host.trash.notify_one();
         }
         Err(_) => {

@@ -339,3 +339,28 @@ fn handles_with_odd_characters_are_containers_like_others() {
         })
     });
 }
+
+#[test]
+fn lives_leave_no_descriptors_behind_in_the_server() {
+    on_linux(|world| {
+        Box::pin(async move {
+            // Those of this world's own rings: other tests of this process come and go meanwhile.
+            let rings = || {
+                let links = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+                let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+                targets.filter(|target| target.to_string_lossy().contains("memfd:stdout")).count()
+            };
+            let before = rings();
+            for _ in 0..20 {
+                let handle = create(world, "again", Limits::default()).await;
+                assert_eq!(output(world, &handle, sh("echo out")).await, "out\n");
+                world.backend().destroy(&handle).await.expect("destroy");
+            }
+            let begun = Instant::now();
+            while rings() > before + 5 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "{} rings are held", rings());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    });
+}

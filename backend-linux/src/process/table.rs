@@ -49,6 +49,8 @@ pub struct Processes {
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     /// Output bytes lost, of processes whose output is let go of already.
     dropped_bytes: AtomicU64,
+    /// Whether the container is gone, and output with it.
+    gone: watch::Sender<bool>,
 }
 
 impl Processes {
@@ -58,6 +60,7 @@ impl Processes {
             on_exit,
             entries: Mutex::default(),
             dropped_bytes: AtomicU64::new(0),
+            gone: watch::Sender::new(false),
         })
     }
 
@@ -79,6 +82,11 @@ impl Processes {
     pub fn dropped_bytes(&self) -> u64 {
         let live: u64 = self.entries().values().map(|entry| entry.dropped_bytes()).sum();
         self.dropped_bytes.load(Ordering::Relaxed) + live
+    }
+
+    /// Lets go of all output that nobody is reading: the container is gone.
+    pub fn let_go(&self) {
+        self.gone.send_replace(true);
     }
 
     /// The process of that id.
@@ -156,8 +164,8 @@ impl Processes {
 
         // Whoever comes late has a minute, and whoever is there by then as long as it takes.
         let Some(outputs) = outputs else { return };
-        loop {
-            tokio::time::sleep(OUTPUT_KEPT).await;
+        let mut gone = self.gone.subscribe();
+        while tokio::time::timeout(OUTPUT_KEPT, gone.wait_for(|gone| *gone)).await.is_err() {
             if !outputs.has_readers() {
                 break;
             }
