@@ -46,20 +46,15 @@ pub fn prepare(
 ) -> Result<Outside, Failure> {
     let root_id = outside_id(0);
     let dev = device_directory(root_id).map_err(|error| fail("make /dev", error))?;
-    let devpts = file_system(
-        "devpts",
-        &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", &outside_id(5).to_string())],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-    )
-    .map_err(|error| fail("make /dev/pts", error))?;
     let outside = in_private_mount_namespace(|| {
+        let devpts = terminals(outside_id(5)).map_err(|error| fail("make /dev/pts", error))?;
         let Rootfs::Overlay { lower, upper, work } = &request.rootfs;
         let root = overlay(lower, upper, work, &request.mount_point, userns)?;
         let binds =
             request.binds.iter().filter(|bind| !bind.from_container).map(bind).collect::<Result<_, _>>()?;
-        Ok((root, binds))
+        Ok((root, devpts, binds))
     });
-    let (root, binds) = outside?;
+    let (root, devpts, binds) = outside?;
     Ok(Outside { root, dev, devpts, binds })
 }
 
@@ -141,6 +136,14 @@ fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags)
     }
     fsconfig_create(&fs)?;
     Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// `/dev/pts`. One that is made in the host's mount namespace may use the terminals that are reserved for the host, and
+/// one without a maximum may use all others: containers could leave none to the host, or to each other.
+fn terminals(tty_group: u32) -> io::Result<OwnedFd> {
+    let group = tty_group.to_string();
+    let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", &group), ("max", "1024")];
+    file_system("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
 }
 
 /// `/dev`: device nodes, which a user namespace could not make itself.

@@ -184,12 +184,24 @@ fn outside_id(id_map: Option<&[IdRange]>, inside: u32) -> Option<u32> {
 
 /// What the init has to say, with what is attached to it.
 fn hear(socket: BorrowedFd<'_>) -> Result<(Setup, Vec<OwnedFd>), Failure> {
-    match recv::<Setup>(socket).map_err(|error| fail("hear from the container's init", error))? {
-        Some((Setup::Failed(message), _)) => Err(Failure::other(message)),
-        Some(said) => Ok(said),
-        None => Err(Failure::other(
-            "the container's init died while it was made (is its memory limit too small?)",
-        )),
+    match recv::<Setup>(socket) {
+        Ok(Some((Setup::Failed(message), _))) => Err(Failure::other(message)),
+        Ok(Some(said)) => Ok(said),
+        Ok(None) => Err(init_died()),
+        Err(error) => Err(lost("hear from the container's init", error)),
+    }
+}
+
+fn init_died() -> Failure {
+    Failure::other("the container's init died while it was made (is its memory limit too small?)")
+}
+
+/// Why the connection to the init does not work: one that died breaks it in other ways than by its end, too, where it
+/// left something unread or was about to be sent something.
+fn lost(what: &str, error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => init_died(),
+        _ => fail(what, error),
     }
 }
 
@@ -236,7 +248,7 @@ fn finish(
     let outside_id = |id| outside_id(request.id_map.as_deref(), id).unwrap_or(u32::MAX - 1);
     let outside = mounts::prepare(request, userns.as_ref().map(AsFd::as_fd), outside_id)?;
     send(socket, &Setup::Mounts, &outside.fds())
-        .map_err(|error| fail("hand the mounts to the container", error))?;
+        .map_err(|error| lost("hand the mounts to the container", error))?;
     let (Setup::Ready, _) = hear(socket)? else {
         return Err(Failure::other("the container's init did not say that it was ready"));
     };
