@@ -15,7 +15,7 @@ use protocol::{
 
 use crate::{
     Config, background, check,
-    container::{self, Container, Host, State, blocking},
+    container::{self, Container, Host, State, Unmade, blocking},
     files,
     network::{Error as NetworkError, PoolError},
     process, spec,
@@ -194,10 +194,11 @@ pub(crate) fn wire(error: container::Error) -> Error {
         E::Network(NetworkError::Pool(
             PoolError::SubnetsExhausted { .. } | PoolError::PortsExhausted { .. },
         )) => Error::ServiceUnavailable { message: Error::failed(&error).to_string() },
+        E::Going { handle } => Error::DestroyInProgress { handle: handle.clone() },
         E::Stopping(_) => Error::ServiceUnavailable { message: error.to_string() },
         E::Supervisor(process::Error::Refused(failure)) => match failure.kind {
             FailureKind::ExecutableNotFound => Error::ExecutableNotFound { message: failure.message.clone() },
-            FailureKind::ProcessNotFound | FailureKind::Other => {
+            FailureKind::ProcessNotFound | FailureKind::NotRunning | FailureKind::Other => {
                 Error::Failed { message: failure.message.clone() }
             }
         },
@@ -234,9 +235,20 @@ impl Backend for LinuxBackend {
         let host = Arc::clone(&self.host);
         // In a task of its own, so that a caller that goes away leaves nothing half-made.
         let task = tokio::spawn(async move {
-            let container = container::create(&host, reservation.handle.clone(), spec).await?;
-            reservation.keep(container);
-            Ok(())
+            match container::create(&host, reservation.handle.clone(), spec).await {
+                Ok(container) => {
+                    reservation.keep(container);
+                    Ok(())
+                }
+                Err(Unmade { cause, left }) => {
+                    // Its handle and addresses are free when the rest of it is gone.
+                    if let Some(container) = left {
+                        container.half_destroyed.store(true, Ordering::SeqCst);
+                        reservation.keep(container);
+                    }
+                    Err(cause)
+                }
+            }
         });
         task.await.map_err(container::Error::from).and_then(|made| made).map_err(wire)?;
         Ok(handle)
@@ -416,7 +428,7 @@ pub(crate) async fn remove(
     slots: &Slots,
     container: &Arc<Container>,
 ) -> std::result::Result<(), container::Error> {
-    let gone = container::destroy(host, &container.record()).await;
+    let gone = container::destroy_container(host, container).await;
     match &gone {
         Ok(()) => {
             slots.lock().remove(&container.handle);
@@ -445,9 +457,19 @@ async fn stop(
             .await
             .unwrap_or(Err(process::Error::Silent(limit)))
     };
-    let polite = if kill { None } else { Some(signal_all(nix::libc::SIGTERM, STOP_GRACE).await) };
+    let polite = if kill {
+        None
+    } else {
+        // One at a time: whoever sends a signal to all sends it to the other's helper too.
+        let _turn = container.stopping.lock().await;
+        Some(signal_all(nix::libc::SIGTERM, STOP_GRACE).await)
+    };
     if !matches!(polite, Some(Ok(()))) {
-        signal_all(nix::libc::SIGKILL, KILL_LIMIT).await?;
+        match signal_all(nix::libc::SIGKILL, KILL_LIMIT).await {
+            // Nothing runs where nothing can.
+            Err(error) if error.is_gone() || error.refusal() == Some(FailureKind::NotRunning) => {}
+            result => result?,
+        }
     }
     let (host, container) = (Arc::clone(host), Arc::clone(container));
     blocking(move || container.update(&host.depot, |record| record.state = State::Stopped)).await??;

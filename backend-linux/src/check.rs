@@ -3,8 +3,10 @@
 use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::atomic::AtomicU64,
+    sync::{OnceLock, atomic::AtomicU64},
 };
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     Config,
@@ -48,6 +50,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     }
     let network = Network::start(&config.network, &config.tag, &network_state()?).await;
     let network = network.map_err(container::Error::from)?;
+    let open_files = raise_descriptor_limit();
     let trash = tokio::sync::Notify::new();
     Ok(Host {
         config,
@@ -56,9 +59,23 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         cgroups,
         network,
         init,
+        open_files,
         oom_kills: AtomicU64::new(0),
         dropped_bytes: AtomicU64::new(0),
         trash,
+    })
+}
+
+/// Lets this server have as many descriptors open as it may: each process of a container takes several. Gives the
+/// limit that was there, which is for the processes themselves.
+fn raise_descriptor_limit() -> Option<u64> {
+    static BEFORE: OnceLock<Option<u64>> = OnceLock::new();
+    *BEFORE.get_or_init(|| {
+        let limit = getrlimit(Resource::Nofile);
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+            tracing::warn!(%error, "cannot raise the limit of open files");
+        }
+        limit.current
     })
 }
 

@@ -1,11 +1,16 @@
 //! What clients ask for: refused where it makes no sense or cannot be done, completed where it leaves something open.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use protocol::{BandwidthLimits, ContainerSpec, DiskLimits, Error, ProcessSpec, Result};
 
 use crate::{
     container::{Container, Host},
     supervisor::{RunRequest, Terminal},
 };
+
+/// They all go to the container's init in one message, with a few others.
+const MAX_BIND_MOUNTS: usize = 200;
 
 /// A random name.
 pub fn generated(what: &str) -> Result<String> {
@@ -35,6 +40,10 @@ pub fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
     if let Some(variable) = spec.env.iter().find(|variable| !valid(variable)) {
         return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
     }
+    if spec.bind_mounts.len() > MAX_BIND_MOUNTS {
+        let reason = format!("are {}: at most {MAX_BIND_MOUNTS} are possible", spec.bind_mounts.len());
+        return Err(Error::invalid("bind_mounts", reason));
+    }
     for bind in &spec.bind_mounts {
         if !bind.src_path.starts_with('/') || !bind.dst_path.starts_with('/') {
             let reason = format!("{:?} to {:?}: both paths must be absolute", bind.src_path, bind.dst_path);
@@ -62,15 +71,18 @@ pub fn run_request(container: &Container, spec: ProcessSpec) -> Result<RunReques
     }
     let record = container.record();
     let mut env: Vec<String> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for variable in record.env.iter().chain(&spec.env) {
         let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
         };
         // A later value wins, in the first one's place.
-        let same = |other: &&mut String| other.split_once('=').is_some_and(|(other, _)| other == name);
-        match env.iter_mut().find(same) {
-            Some(first) => first.clone_from(variable),
-            None => env.push(variable.clone()),
+        match places.entry(name) {
+            Entry::Occupied(place) => env[*place.get()].clone_from(variable),
+            Entry::Vacant(place) => {
+                place.insert(env.len());
+                env.push(variable.clone());
+            }
         }
     }
     Ok(RunRequest {

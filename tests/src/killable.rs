@@ -20,13 +20,25 @@ pub struct Killable {
     directory: tempfile::TempDir,
     slot: Slot,
     child: Option<Child>,
+    wrapper: Vec<String>,
 }
 
 impl Killable {
     /// Prepares one; it is not running yet.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Killable {
-        Killable { directory: tempfile::tempdir().expect("a directory"), slot: Slot::claim(), child: None }
+        Killable {
+            directory: tempfile::tempdir().expect("a directory"),
+            slot: Slot::claim(),
+            child: None,
+            wrapper: Vec::new(),
+        }
+    }
+
+    /// Has the server started by another program, whose last arguments are the server's command line.
+    pub fn started_by(mut self, wrapper: &[&str]) -> Killable {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        self
     }
 
     /// A path of its directory.
@@ -35,7 +47,14 @@ impl Killable {
     }
 
     fn command(&self, subcommand: Option<&str>) -> Command {
-        let mut command = Command::new(binary("garden-server"));
+        let mut command = match self.wrapper.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary("garden-server"));
+                command
+            }
+            None => Command::new(binary("garden-server")),
+        };
         command
             .args(["--backend", "linux", "--tag", &self.slot.tag(), "--network-pool", &self.slot.pool()])
             .args(["--port-pool-start", &self.slot.first_port().to_string()])

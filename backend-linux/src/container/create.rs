@@ -30,8 +30,21 @@ const ID_MAP: [IdRange; 2] = [
     IdRange { inside: 1, outside: 1, count: 4_294_967_293 },
 ];
 
-/// Makes the container of that handle, which the caller has reserved. On error nothing of it is left.
-pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Result<Arc<Container>, Error> {
+/// Why there is no container, and what could not be undone of it.
+pub struct Unmade {
+    pub cause: Error,
+    pub left: Option<Arc<Container>>,
+}
+
+impl<E: Into<Error>> From<E> for Unmade {
+    fn from(cause: E) -> Self {
+        Unmade { cause: cause.into(), left: None }
+    }
+}
+
+/// Makes the container of that handle, which the caller has reserved. On error nothing of it is left, but for what the
+/// error says.
+pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Result<Arc<Container>, Unmade> {
     let rootfs = spec.rootfs_uri().unwrap_or_default().to_owned();
     let finder = Arc::clone(host);
     let image = blocking(move || finder.store.image(&rootfs)).await??;
@@ -55,12 +68,14 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
     };
     match make(host, &record, image, spec).await {
         Ok(record) => Ok(Container::new(host, record, lease)),
-        Err(error) => {
-            // It says itself what could not be undone, and is tried again by whoever starts next.
-            if let Err(undo) = destroy(host, &record).await {
-                tracing::error!(handle = record.handle, error = %protocol::Error::failed(&undo), "cannot undo a create");
-            }
-            Err(error)
+        Err(cause) => {
+            let undone = destroy(host, &record).await;
+            let left = undone.err().map(|error| {
+                let error = protocol::Error::failed(&error);
+                tracing::error!(handle = record.handle, %error, "cannot undo a create");
+                Container::new(host, record, lease)
+            });
+            Err(Unmade { cause, left })
         }
     }
 }
@@ -161,6 +176,7 @@ fn prepare(
         binds,
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
+        open_files: host.open_files,
     };
     Ok(Request::Start(Box::new(request)))
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Error, Host, Record, State, blocking};
+use super::{Container, Error, Host, Record, State, blocking};
 use crate::{
     process::{Error as ProcessError, Supervisor},
     supervisor::Request,
@@ -14,12 +14,21 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a cgroup may take to empty once its processes are dead.
 const CGROUP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Removes every trace of the container that the record describes. Goes on after an error, so that as much as
-/// possible is gone; the record stays until everything is.
+/// Removes every trace of a container that clients know of. Nothing changes its record any more.
+pub async fn destroy_container(host: &Arc<Host>, container: &Arc<Container>) -> Result<(), Error> {
+    let (writer, marked) = (Arc::clone(host), Arc::clone(container));
+    let record = match blocking(move || marked.mark_destroying(&writer.depot)).await? {
+        // What an earlier try has left of it is less than a directory to write to.
+        Err(_) if !host.depot.directory(&container.handle).exists() => container.record(),
+        record => record?,
+    };
+    remove(host, &record, Vec::new()).await
+}
+
+/// Removes every trace of the container that the record describes, which nobody else knows of.
 pub async fn destroy(host: &Arc<Host>, record: &Record) -> Result<(), Error> {
     let handle = &record.handle;
     let mut causes = Vec::new();
-
     let (writer, mut going) = (Arc::clone(host), record.clone());
     going.state = State::Destroying;
     let noted = blocking(move || writer.depot.write(&going)).await;
@@ -30,6 +39,12 @@ pub async fn destroy(host: &Arc<Host>, record: &Record) -> Result<(), Error> {
         causes.push(error);
     }
 
+    remove(host, record, causes).await
+}
+
+/// Goes on after an error, so that as much as possible is gone; the record stays until everything is.
+async fn remove(host: &Arc<Host>, record: &Record, mut causes: Vec<Error>) -> Result<(), Error> {
+    let handle = &record.handle;
     if let Err(error) = end_processes(host, record).await {
         causes.push(error);
     }
@@ -61,7 +76,9 @@ async fn end_processes(host: &Arc<Host>, record: &Record) -> Result<(), Error> {
         Ok(()) => return Ok(()),
         Err(error) if error.is_gone() => {}
         Err(error) => {
-            tracing::warn!(handle = record.handle, %error, "killing what is left of a container");
+            tracing::warn!(handle = record.handle, %error, "killing a container's supervisor");
+            let (supervisor, handle) = (supervisor.clone(), record.handle.clone());
+            blocking(move || supervisor.kill(&handle)).await??;
         }
     }
     let (killer, handle) = (Arc::clone(host), record.handle.clone());

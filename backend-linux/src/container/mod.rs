@@ -31,9 +31,9 @@ use std::{
 
 use rustix::fs::FlockOperation;
 
-pub use create::create;
+pub use create::{Unmade, create};
 pub use depot::Depot;
-pub use destroy::destroy;
+pub use destroy::{destroy, destroy_container};
 pub use record::{Record, State};
 pub use recover::recover;
 
@@ -56,6 +56,8 @@ pub struct Host {
     pub cgroups: Cgroups,
     pub network: Network,
     pub init: InitBinary,
+    /// The soft limit of open files that this server was started with; none: no limit.
+    pub open_files: Option<u64>,
     pub oom_kills: AtomicU64,
     /// Output bytes that containers which are gone have lost.
     pub dropped_bytes: AtomicU64,
@@ -84,6 +86,9 @@ pub enum Error {
     /// Several things while it was destroyed.
     #[error("destroying container {handle:?} is not complete, and will be tried again: {}", list(.causes))]
     Destroy { handle: String, causes: Vec<Error> },
+    /// It is being destroyed, and can no longer be changed.
+    #[error("container {handle:?} is being destroyed")]
+    Going { handle: String },
     /// A task of the server's own was ended.
     #[error("the server is stopping")]
     Stopping(#[from] tokio::task::JoinError),
@@ -103,6 +108,8 @@ pub struct Container {
     pub destroying: AtomicBool,
     /// Set once a destroy of it has failed.
     pub half_destroyed: AtomicBool,
+    /// Held while a polite stop waits.
+    pub stopping: tokio::sync::Mutex<()>,
     /// What the background scan found last.
     pub disk: Mutex<Usage>,
     pub lease: Lease,
@@ -117,11 +124,33 @@ impl Container {
         Arc::clone(&self.record.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes what is known of it, on disk first. Blocks.
+    /// Changes what is known of it, on disk first. Refused once it is being destroyed. Blocks.
     pub fn update(&self, depot: &Depot, change: impl FnOnce(&mut Record)) -> Result<Arc<Record>, Error> {
+        self.write(depot, |record| match record.state {
+            State::Destroying => Err(Error::Going { handle: record.handle.clone() }),
+            State::Creating | State::Active | State::Stopped => {
+                change(record);
+                Ok(())
+            }
+        })
+    }
+
+    /// Notes that it is being destroyed: the last change there is. Blocks.
+    pub fn mark_destroying(&self, depot: &Depot) -> Result<Arc<Record>, Error> {
+        self.write(depot, |record| {
+            record.state = State::Destroying;
+            Ok(())
+        })
+    }
+
+    fn write(
+        &self,
+        depot: &Depot,
+        change: impl FnOnce(&mut Record) -> Result<(), Error>,
+    ) -> Result<Arc<Record>, Error> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = Record::clone(&self.record());
-        change(&mut record);
+        change(&mut record)?;
         depot.write(&record)?;
         let record = Arc::new(record);
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&record);
@@ -133,10 +162,11 @@ impl Container {
         Arc::new_cyclic(|container: &std::sync::Weak<Container>| {
             let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
             let (container, host) = (container.clone(), Arc::downgrade(host));
-            let on_exit = move |status| {
+            let on_exit = move || {
                 let (container, host) = (container.upgrade(), host.upgrade());
                 Box::pin(async move {
-                    if let (Some(container), Some(host), true) = (container, host, status != 0) {
+                    // Also after a success: what the kernel killed may have been a child.
+                    if let (Some(container), Some(host)) = (container, host) {
                         note_oom_kills(&host, &container).await;
                     }
                 }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
@@ -147,6 +177,7 @@ impl Container {
                 supervisor,
                 destroying: AtomicBool::new(false),
                 half_destroyed: AtomicBool::new(false),
+                stopping: tokio::sync::Mutex::new(()),
                 disk: Mutex::default(),
                 lease,
                 record: RwLock::new(Arc::new(record)),
@@ -167,7 +198,7 @@ pub async fn note_oom_kills(host: &Arc<Host>, container: &Arc<Container>) {
     let noted = blocking(move || -> Result<(), Error> {
         let kills = host.cgroups.oom_kills(&container.handle)?;
         let seen = container.record().oom_kills_seen;
-        if kills > seen {
+        if kills > seen && container.record().state != State::Destroying {
             host.oom_kills.fetch_add(kills - seen, std::sync::atomic::Ordering::Relaxed);
             container.update(&host.depot, |record| {
                 record.oom_kills_seen = kills;

@@ -69,7 +69,10 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
 fn sweep(host: &Host, handles: &[String], strays: &[String]) -> Result<(), Error> {
     let owned = || handles.iter().map(String::as_str);
     for handle in strays {
-        host.depot.remove(handle)?;
+        // It may be anything: whatever it is, it must not keep the server from starting.
+        if let Err(error) = host.depot.remove(handle) {
+            tracing::error!(handle, error = %protocol::Error::failed(&error), "cannot remove what is no container");
+        }
     }
     let groups = host.cgroups.sweep(owned(), SWEEP_PATIENCE)?;
     let layers = host.store.sweep(owned())?;
@@ -96,7 +99,9 @@ async fn adopt_processes(container: &Arc<Container>) -> Result<(), ProcessError>
         other => return Err(ProcessError::Nonsense(format!("{other:?}"))),
     };
     for process in processes {
-        container.processes.adopt(process.id).await?;
+        if let Err(error) = container.processes.adopt(process.id.clone()).await {
+            tracing::error!(handle = container.handle, process = process.id, %error, "cannot follow a process");
+        }
     }
     Ok(())
 }

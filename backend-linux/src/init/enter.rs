@@ -1,19 +1,21 @@
 //! Going into the container: the first steps of every child that does something there.
 
 use std::{
+    fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Component, Path},
 };
 
 use backend_linux::{
     supervisor::Failure,
-    sys::{Forked, close_from, fork},
+    sys::{Forked, close_all_but, fork, leave_session_keyring},
 };
 use nix::sched::{CloneFlags, setns};
 use rustix::{
-    fs::Mode,
-    process::{Pid, umask},
+    fs::{Mode, OFlags, fchown, mkdirat, open, openat},
+    io::Errno,
+    process::{Gid, Pid, Uid, umask},
 };
 
 use crate::{
@@ -26,16 +28,26 @@ use crate::{
 const MAX_FAILURE_CHARACTERS: usize = 600;
 const MAX_FAILURE_BYTES: u64 = 4096;
 
-/// Forks a child of the container. It does `act`, and says on `status` why that failed, if it did.
+/// What a child says on its status pipe when all that is left to do is to execute the program. If the pipe is then
+/// closed, that has been done; if it is closed before, the child has died.
+pub const STARTING: u8 = b'>';
+
+/// Forks a child of the container. It does `act`, and says on `status` why that failed, if it did. Of the supervisor's
+/// descriptors it has only `keep`, and what it takes to enter the container.
 pub fn spawn(
     container: &Container,
     status: OwnedFd,
-    act: impl FnOnce() -> Result<(), Failure>,
+    keep: &[BorrowedFd<'_>],
+    act: impl FnOnce(BorrowedFd<'_>) -> Result<(), Failure>,
 ) -> io::Result<(Pid, OwnedFd)> {
     match fork(CloneFlags::empty(), container.main_cgroup.v2_dir.as_ref().map(AsFd::as_fd))? {
         Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Forked::Child => {
-            let failure = match act() {
+            let own = [status.as_fd(), container.init_pidfd()];
+            let groups = container.main_cgroup.v1_tasks.iter().map(AsFd::as_fd);
+            let all: Vec<_> = keep.iter().copied().chain(own).chain(groups).collect();
+            let closed = close_all_but(&all).map_err(failed("close descriptors"));
+            let failure = match closed.and_then(|()| act(status.as_fd())) {
                 Ok(()) => std::process::exit(0),
                 Err(failure) => failure,
             };
@@ -49,23 +61,24 @@ pub fn spawn(
 }
 
 /// What a child said on its status pipe before it ended with `exit_status`.
-pub fn read_failure(status: &OwnedFd, exit_status: i32) -> Failure {
-    read_failure_after(&[], status, exit_status)
+pub fn read_failure(status: OwnedFd, exit_status: i32) -> Failure {
+    let mut said = Vec::new();
+    // Without an end yet, it has said what it had to say all the same.
+    let _ = File::from(status).take(MAX_FAILURE_BYTES).read_to_end(&mut said);
+    failure_of(&said, exit_status)
 }
 
-/// The same, when its beginning has been read already.
-pub fn read_failure_after(first: &[u8], status: &OwnedFd, exit_status: i32) -> Failure {
-    let mut json = first.to_vec();
-    if let Ok(reader) = status.try_clone().map(std::fs::File::from) {
-        // The child may be alive still, so that there is no end yet; but what it says came in one piece.
-        let _ = reader.take(MAX_FAILURE_BYTES).read_to_end(&mut json);
-    }
-    serde_json::from_slice(&json).unwrap_or_else(|_| {
-        Failure::other(format!("its helper in the container ended with status {exit_status}"))
+/// What such words mean.
+pub fn failure_of(said: &[u8], exit_status: i32) -> Failure {
+    let json = said.strip_prefix(&[STARTING]).unwrap_or(said);
+    serde_json::from_slice(json).unwrap_or_else(|_| {
+        Failure::other(format!(
+            "its helper in the container ended with status {exit_status}, and said nothing"
+        ))
     })
 }
 
-fn failed(what: &str) -> impl Fn(io::Error) -> Failure {
+fn failed<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> Failure {
     let what = what.to_owned();
     move |error| Failure::other(format!("{what}: {error}"))
 }
@@ -84,14 +97,10 @@ pub fn enter<'a>(container: &'a Container, user: &str) -> Result<Inside<'a>, Fai
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
-    set_namespaces(container, namespaces).map_err(failed("enter the container"))?;
+    setns(container.init_pidfd(), namespaces).map_err(failed("enter the container"))?;
     umask(Mode::from(0o022));
     let user = users::find(user).map_err(Failure::other)?;
     Ok(Inside { container, user })
-}
-
-fn set_namespaces(container: &Container, namespaces: CloneFlags) -> io::Result<()> {
-    Ok(setns(container.init_pidfd(), namespaces)?)
 }
 
 impl Inside<'_> {
@@ -101,8 +110,8 @@ impl Inside<'_> {
             return Err(Failure::other(format!("user {} has no id on the host", self.user.uid)));
         };
         for fd in fds {
-            rustix::fs::fchown(fd, Some(rustix::process::Uid::from_raw(uid)), None)
-                .map_err(|error| failed("give the standard streams to the user")(error.into()))?;
+            fchown(fd, Some(Uid::from_raw(uid)), None)
+                .map_err(failed("give the standard streams to the user"))?;
         }
         Ok(())
     }
@@ -110,9 +119,11 @@ impl Inside<'_> {
     /// Becomes root of the container, no longer of the host.
     pub fn become_root(&self) -> Result<(), Failure> {
         if !self.container.is_privileged() {
-            set_namespaces(self.container, CloneFlags::CLONE_NEWUSER)
+            setns(self.container.init_pidfd(), CloneFlags::CLONE_NEWUSER)
                 .map_err(failed("enter the container's user namespace"))?;
         }
+        // Made after the user namespace was entered, so that it counts against that.
+        leave_session_keyring().map_err(failed("leave the host's keyring"))?;
         credentials::become_root().map_err(failed("become root of the container"))
     }
 
@@ -122,21 +133,40 @@ impl Inside<'_> {
             .map_err(failed("become the user"))
     }
 
-    /// Makes a directory and its parents, owned by the user, unless it is there.
+    /// Makes a directory and its parents, owned by the user, where they are missing. What is made is given away by
+    /// descriptor: the user may own the parent, and put something else in its place.
     pub fn make_directory(&self, path: &Path) -> Result<(), Failure> {
-        let missing: Vec<_> = path.ancestors().take_while(|path| !path.exists()).collect();
-        for path in missing.into_iter().rev().filter(|path| !path.as_os_str().is_empty()) {
-            let make = || {
-                std::fs::create_dir(path)?;
-                std::os::unix::fs::lchown(path, Some(self.user.uid), Some(self.user.gid))
+        self.walk(path).map_err(failed(&format!("make directory {}", path.display())))
+    }
+
+    fn walk(&self, path: &Path) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut here = open("/", flags, Mode::empty())?;
+        for component in path.components() {
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::ParentDir => "..".as_ref(),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
             };
-            make().map_err(failed(&format!("make directory {}", path.display())))?;
+            here = match openat(&here, name, flags, Mode::empty()) {
+                Err(Errno::NOENT) => self.make_below(&here, name)?,
+                found => found?,
+            };
         }
         Ok(())
     }
 
-    /// Marks every descriptor but the standard three to be closed.
-    pub fn close_others_at_exec(&self) -> Result<(), Failure> {
-        close_from(3, false).map_err(failed("close descriptors"))
+    fn make_below(&self, parent: &OwnedFd, name: &std::ffi::OsStr) -> io::Result<OwnedFd> {
+        let made = match mkdirat(parent, name, Mode::from(0o755)) {
+            // Another process was faster.
+            Err(Errno::EXIST) => false,
+            result => result.map(|()| true)?,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = openat(parent, name, flags, Mode::empty())?;
+        if made {
+            fchown(&directory, Some(Uid::from_raw(self.user.uid)), Some(Gid::from_raw(self.user.gid)))?;
+        }
+        Ok(directory)
     }
 }

@@ -3,23 +3,23 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use backend_linux::{
     supervisor::{Failure, FailureKind, RunRequest},
-    sys::reset_signals,
+    sys::{close_from_at_exec, reset_signals},
 };
 use nix::{errno::Errno, unistd::execve};
 use protocol::ResourceLimits;
 use rustix::{
-    process::{Pid, Resource, Rlimit, chdir, ioctl_tiocsctty, setrlimit, setsid},
+    process::{Pid, Resource, Rlimit, chdir, getrlimit, ioctl_tiocsctty, setrlimit, setsid},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 
 use crate::{
-    enter::{self, Inside},
+    enter::{self, Inside, STARTING},
     start::Container,
 };
 
@@ -33,12 +33,18 @@ pub fn start(
     stdio: [OwnedFd; 3],
     status: OwnedFd,
 ) -> io::Result<(Pid, OwnedFd)> {
-    enter::spawn(container, status, || execute(container, request, &stdio))
+    let keep: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
+    enter::spawn(container, status, &keep, |status| execute(container, request, &stdio, status))
 }
 
-fn execute(container: &Container, request: &RunRequest, stdio: &[OwnedFd; 3]) -> Result<(), Failure> {
-    // While this is still root of the host: limits may then be raised as far as the host allows.
-    limit_resources(&request.rlimits)?;
+fn execute(
+    container: &Container,
+    request: &RunRequest,
+    stdio: &[OwnedFd; 3],
+    status: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    let limits = limits(container, &request.rlimits);
+    raise_limits(&limits)?;
     let inside = enter::enter(container, &request.user)?;
     let [stdin, stdout, stderr] = stdio;
     inside.own(&[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
@@ -53,7 +59,7 @@ fn execute(container: &Container, request: &RunRequest, stdio: &[OwnedFd; 3]) ->
         Ok(())
     };
     set_up().map_err(|error| Failure::other(format!("set up the standard streams: {error}")))?;
-    inside.close_others_at_exec()?;
+    close_from_at_exec(3).map_err(|error| Failure::other(format!("close descriptors: {error}")))?;
     inside.become_root()?;
     let directory = working_directory(request, &inside);
     inside.make_directory(Path::new(&directory))?;
@@ -63,6 +69,9 @@ fn execute(container: &Container, request: &RunRequest, stdio: &[OwnedFd; 3]) ->
     })?;
     reset_signals();
     let environment = environment(request, &inside);
+    apply_limits(&limits)?;
+    // If nobody is there to read it, nobody waits for it either.
+    let _ = rustix::io::write(status, &[STARTING]);
     Err(execute_program(&request.path, &request.args, &environment))
 }
 
@@ -125,7 +134,14 @@ fn candidates(program: &str, environment: &[String]) -> Vec<String> {
     directories.map(|directory| format!("{}/{program}", directory.trim_end_matches('/'))).collect()
 }
 
-fn limit_resources(limits: &ResourceLimits) -> Result<(), Failure> {
+/// A limit that a spec can set.
+struct Limit {
+    resource: Resource,
+    value: u64,
+}
+
+/// The limits of a process: the spec's, and for open files what the server was started with.
+fn limits(container: &Container, limits: &ResourceLimits) -> Vec<Limit> {
     let all = [
         (Resource::As, limits.address_space),
         (Resource::Core, limits.core),
@@ -143,11 +159,42 @@ fn limit_resources(limits: &ResourceLimits) -> Result<(), Failure> {
         (Resource::Sigpending, limits.sigpending),
         (Resource::Stack, limits.stack),
     ];
-    for (resource, limit) in all {
-        let Some(limit) = limit else { continue };
-        if let Err(error) = setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }) {
-            return Err(Failure::other(format!("rlimit {resource:?} = {limit}: {}", io::Error::from(error))));
+    let mut set: Vec<Limit> =
+        all.into_iter().filter_map(|(resource, value)| Some(Limit { resource, value: value? })).collect();
+    if let (None, Some(value)) = (limits.nofile, container.open_files) {
+        // The soft limit alone: the hard one is as it was.
+        let hard = getrlimit(Resource::Nofile).maximum;
+        let soft = Rlimit { current: Some(value.min(hard.unwrap_or(u64::MAX))), maximum: hard };
+        // It can only fail by being higher than the hard one.
+        let _ = setrlimit(Resource::Nofile, soft);
+    }
+    set.retain(|limit| getrlimit(limit.resource) != both(limit.value));
+    set
+}
+
+fn both(value: u64) -> Rlimit {
+    Rlimit { current: Some(value), maximum: Some(value) }
+}
+
+fn set_limit(limit: &Limit, rlimit: Rlimit) -> Result<(), Failure> {
+    setrlimit(limit.resource, rlimit).map_err(|error| {
+        let (resource, value) = (limit.resource, limit.value);
+        Failure::other(format!("rlimit {resource:?} = {value}: {}", io::Error::from(error)))
+    })
+}
+
+/// Raises the hard limits that are below what is wanted, which only root of the host may.
+fn raise_limits(limits: &[Limit]) -> Result<(), Failure> {
+    for limit in limits {
+        let now = getrlimit(limit.resource);
+        if now.maximum.is_some_and(|hard| hard < limit.value) {
+            set_limit(limit, Rlimit { current: now.current, maximum: Some(limit.value) })?;
         }
     }
     Ok(())
+}
+
+/// Sets the limits as they are wanted. Last of all: they are the program's, not those of its way into the container.
+fn apply_limits(limits: &[Limit]) -> Result<(), Failure> {
+    limits.iter().try_for_each(|limit| set_limit(limit, both(limit.value)))
 }

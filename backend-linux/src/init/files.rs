@@ -38,10 +38,15 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Starts a child and gives its status pipe.
-fn child(container: &Container, act: impl FnOnce() -> Result<(), Failure>) -> io::Result<(Pid, OwnedFd)> {
+fn child(
+    container: &Container,
+    keep: Option<&File>,
+    act: impl FnOnce() -> Result<(), Failure>,
+) -> io::Result<(Pid, OwnedFd)> {
     let (status, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     fcntl_setfl(&status, OFlags::NONBLOCK)?;
-    let (pid, _) = enter::spawn(container, writer, act)?;
+    let keep: Vec<_> = keep.iter().map(AsFd::as_fd).collect();
+    let (pid, _) = enter::spawn(container, writer, &keep, |_| act())?;
     Ok((pid, status))
 }
 
@@ -72,7 +77,7 @@ pub fn stream_in(
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Pid, OwnedFd)> {
     let tar = one(fds)?;
-    child(container, || {
+    child(container, Some(&tar), || {
         let inside = enter::enter(container, user)?;
         inside.become_root()?;
         let target = absolute(&inside, path);
@@ -85,7 +90,7 @@ pub fn stream_in(
         // at its other end.
         let owner = if inside.user.uid == 0 { Owner::Archive } else { Owner::Caller };
         let options = Options { owner, resolve: Resolve::ThroughLinks, end: End::MayBeUnmarked };
-        let tar = maybe_gunzip(tar).map_err(context)?;
+        let tar = maybe_gunzip(&tar).map_err(context)?;
         untar(tar, root.as_fd(), &options).map_err(|error| failed(&error))?;
         Ok(())
     })
@@ -99,7 +104,7 @@ pub fn stream_out(
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Pid, OwnedFd)> {
     let tar = one(fds)?;
-    child(container, || {
+    child(container, Some(&tar), || {
         let inside = enter::enter(container, user)?;
         inside.become_root()?;
         inside.become_user()?;
@@ -134,7 +139,7 @@ fn pack(tar: &File, source: &Path, asked: &str) -> Result<(), Box<dyn std::error
 /// Starts a child that sends a signal to every process of the container but its init, and waits until they are gone.
 pub fn signal_all(container: &Container, signal: i32, patience: Duration) -> io::Result<(Pid, OwnedFd)> {
     let signal = Signal::try_from(signal)?;
-    child(container, || {
+    child(container, None, || {
         // In the pid namespace, in which this child was born, -1 is everyone but init and the caller.
         let everyone = |signal: Option<Signal>| kill(nix::unistd::Pid::from_raw(-1), signal);
         let deadline = Instant::now() + patience;

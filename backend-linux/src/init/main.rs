@@ -21,10 +21,13 @@ mod users;
 
 use std::{io, process::ExitCode};
 
+use backend_linux::sys::leave_session_keyring;
 use rustix::{
     fs::{Mode, OFlags, open},
     io::fcntl_dupfd_cloexec,
-    process::{DumpableBehavior, chdir, set_dumpable_behavior, setsid, umask},
+    process::{
+        DumpableBehavior, Resource, Rlimit, chdir, getrlimit, set_dumpable_behavior, setrlimit, setsid, umask,
+    },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin},
     thread::set_name,
 };
@@ -54,6 +57,11 @@ fn run() -> io::Result<()> {
     // into it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_name(c"garden-init")?;
+    // The keys of whoever started the server are none of the container's.
+    leave_session_keyring()?;
+    // Each process takes several; what a process itself may have is set apart from this.
+    let descriptors = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors })?;
     chdir("/")?;
     umask(Mode::empty());
     serve::Supervisor::new(listener)?.serve()

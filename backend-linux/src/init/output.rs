@@ -73,7 +73,7 @@ impl Output {
                 Ok(n) if n > 0 && self.ring.append(&block[..n]).is_ok() => moved = true,
                 Err(Errno::AGAIN) => return (Drained::Empty, moved),
                 Err(Errno::INTR) => {}
-                // A terminal answers EIO once no process has it open any more.
+                // A terminal answers EIO once it has ended.
                 Ok(_) | Err(_) => {
                     self.close();
                     return (Drained::Ended, true);

@@ -17,6 +17,7 @@ use rustix::{
 };
 
 use crate::{
+    enter::{STARTING, failure_of},
     exec,
     output::{Drained, Output},
     start::Container,
@@ -28,7 +29,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// Where a process is in its life.
 enum State {
     /// Forked, not yet executed: the pipe says when, or why not.
-    Starting { connection: u64, status: OwnedFd },
+    Starting { connection: u64, status: OwnedFd, said: Vec<u8> },
     /// Cannot be started.
     Failed { connection: u64, failure: Failure },
     /// Executed; the connection that asked has not been told yet.
@@ -47,35 +48,38 @@ enum State {
 pub struct Process {
     id: String,
     state: State,
-    pid: Pid,
-    pidfd: OwnedFd,
+    /// Until it is reaped: after that its number may be another's.
+    living: Option<(Pid, OwnedFd)>,
     watchers: Vec<u64>,
+    /// Until its output is discarded.
+    streams: Option<Streams>,
+}
+
+/// This side of a process's standard streams.
+struct Streams {
     stdin: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
-    outputs: Option<[Output; 2]>,
+    /// The process's own side of its terminal, held while it lives: without it the kernel ends the output whenever no
+    /// process has the terminal open.
+    terminal_kept: Option<OwnedFd>,
+    outputs: [Output; 2],
     news: OwnedFd,
     room: OwnedFd,
 }
 
 impl Process {
-    /// Forks it.
+    /// Forks it. Everything that could fail comes before the fork, so that no process is left to itself.
     pub fn start(container: &Container, request: &RunRequest, connection: u64) -> io::Result<Process> {
-        let stdio = Stdio::new(container, request.terminal)?;
+        let (streams, theirs) = Streams::new(container, request.terminal)?;
         let (status, status_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         fcntl_setfl(&status, OFlags::NONBLOCK)?;
-        let (pid, pidfd) = exec::start(container, request, stdio.inner, status_writer)?;
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let living = exec::start(container, request, theirs, status_writer)?;
         Ok(Process {
             id: request.id.clone(),
-            state: State::Starting { connection, status },
-            pid,
-            pidfd,
+            state: State::Starting { connection, status, said: Vec::new() },
+            living: Some(living),
             watchers: vec![connection],
-            stdin: Some(stdio.stdin),
-            terminal: stdio.terminal,
-            outputs: Some([Output::new(Some(stdio.stdout), "stdout")?, Output::new(stdio.stderr, "stderr")?]),
-            news: eventfd(0, flags)?,
-            room: eventfd(0, flags)?,
+            streams: Some(streams),
         })
     }
 
@@ -83,8 +87,9 @@ impl Process {
         &self.id
     }
 
-    pub fn pid(&self) -> Pid {
-        self.pid
+    /// Whether it is the child of that number, which has not been reaped yet.
+    pub fn is_child(&self, pid: Pid) -> bool {
+        self.living.as_ref().is_some_and(|(own, _)| *own == pid)
     }
 
     /// Whether it was ever executed.
@@ -108,7 +113,7 @@ impl Process {
         self.watchers.retain(|watcher| *watcher != connection);
         if self.watchers.is_empty() {
             // Nobody can hold a ring any more.
-            self.pump(false);
+            self.pump(true);
         }
     }
 
@@ -119,20 +124,21 @@ impl Process {
             fds.push(status.as_fd());
         }
         if self.exit_status().is_none()
-            && let Some(outputs) = &self.outputs
+            && let Some(streams) = &self.streams
         {
-            fds.extend(outputs.iter().filter_map(Output::source));
-            if outputs.iter().any(Output::is_full) {
-                fds.push(self.room.as_fd());
+            fds.extend(streams.outputs.iter().filter_map(Output::source));
+            if streams.outputs.iter().any(Output::is_full) {
+                fds.push(streams.room.as_fd());
             }
         }
         fds
     }
 
-    /// When to look again even if nothing happens.
+    /// When to look again even if nothing happens. While an output is full, its reader is waited for.
     pub fn deadline(&self) -> Option<Instant> {
+        let full = self.streams.as_ref().is_some_and(|streams| streams.outputs.iter().any(Output::is_full));
         match self.state {
-            State::Draining { deadline, .. } => Some(deadline),
+            State::Draining { deadline, .. } if !full => Some(deadline),
             _ => None,
         }
     }
@@ -142,19 +148,8 @@ impl Process {
         if matches!(self.state, State::Starting { .. }) {
             self.look_whether_started(None);
         }
-        let mut counter = [0; 8];
-        let _ = rustix::io::read(&self.room, &mut counter);
         let held = !self.watchers.is_empty() && !unheld;
-        let mut drained = [Drained::Ended; 2];
-        let mut moved = false;
-        for (output, drained) in self.outputs.iter_mut().flatten().zip(&mut drained) {
-            let (state, some) = output.drain(held);
-            *drained = state;
-            moved |= some || state == Drained::Full;
-        }
-        if moved {
-            self.tell_news();
-        }
+        let drained = self.streams.as_mut().map_or([Drained::Ended; 2], |streams| streams.drain(held));
         if let State::Draining { status, deadline } = self.state {
             let dry = drained.iter().all(|state| matches!(state, Drained::Empty | Drained::Ended));
             let full = drained.contains(&Drained::Full);
@@ -168,48 +163,55 @@ impl Process {
     }
 
     fn complete(&mut self, status: i32) {
-        self.outputs.iter_mut().flatten().for_each(Output::close);
-        self.stdin = None;
-        self.terminal = None;
+        if let Some(streams) = &mut self.streams {
+            streams.close();
+        }
         self.state = State::Complete { status };
-        self.tell_news();
-    }
-
-    fn tell_news(&self) {
-        // It can only be full of news already.
-        let _ = write(&self.news, &1u64.to_ne_bytes());
     }
 
     /// Reads from the pipe whether it was executed. `dead` is the status of a process that is known to have ended.
     fn look_whether_started(&mut self, dead: Option<i32>) {
-        let State::Starting { connection, status } = &self.state else { return };
+        let State::Starting { connection, status, said } = &mut self.state else { return };
         let connection = *connection;
-        let mut first = [0];
-        let executed = match rustix::io::read(status, &mut first) {
-            Ok(0) => true,
-            Ok(_) => false,
-            Err(Errno::AGAIN | Errno::INTR) if dead.is_none() => return,
-            Err(_) => false,
-        };
-        self.state = if executed {
-            State::Started { connection, ended: dead }
-        } else {
-            let failure = crate::enter::read_failure_after(&first, status, dead.unwrap_or(0));
-            State::Failed { connection, failure }
+        let mut block = [0; 4096];
+        loop {
+            match rustix::io::read(&*status, &mut block) {
+                Ok(n) if n > 0 && said.len() < block.len() => said.extend_from_slice(&block[..n]),
+                Err(Errno::INTR) => {}
+                // What it says once the program cannot be executed comes in one piece.
+                Err(Errno::AGAIN) if dead.is_none() && matches!(said[..], [] | [STARTING]) => return,
+                _ => break,
+            }
+        }
+        self.state = match said[..] {
+            // The pipe was closed by the exec, or by an end after it.
+            [STARTING] => State::Started { connection, ended: dead },
+            _ => State::Failed { connection, failure: failure_of(said, dead.unwrap_or(0)) },
         };
     }
 
-    /// It has ended with this status.
+    /// It has been reaped, with this status.
     pub fn ended(&mut self, status: i32, unheld: bool) {
+        self.living = None;
+        if let Some(streams) = &mut self.streams {
+            streams.terminal_kept = None;
+        }
         self.look_whether_started(Some(status));
         match &mut self.state {
             State::Started { ended, .. } => *ended = Some(status),
-            State::Failed { .. } => {}
-            state => {
-                *state = State::Draining { status, deadline: Instant::now() + DRAIN_LIMIT };
-                self.pump(unheld);
-            }
+            State::Running => self.drain_rest(status, unheld),
+            // A process that could not be started has no more to say, and none ends twice.
+            State::Starting { .. }
+            | State::Failed { .. }
+            | State::Draining { .. }
+            | State::Complete { .. }
+            | State::Ended { .. } => {}
         }
+    }
+
+    fn drain_rest(&mut self, status: i32, unheld: bool) {
+        self.state = State::Draining { status, deadline: Instant::now() + DRAIN_LIMIT };
+        self.pump(unheld);
     }
 
     /// Whether it started, for the connection that asked: told once.
@@ -220,7 +222,7 @@ impl Process {
                 let outcome = self.output_fds().map_err(|error| Failure::other(error.to_string()));
                 self.state = State::Running;
                 if let Some(status) = ended {
-                    self.ended(status, false);
+                    self.drain_rest(status, false);
                 }
                 Some((connection, outcome))
             }
@@ -238,42 +240,38 @@ impl Process {
 
     /// What the server needs to read and write; nothing once the output was discarded.
     pub fn output_fds(&self) -> io::Result<Vec<OwnedFd>> {
-        let Some([stdout, stderr]) = &self.outputs else { return Ok(Vec::new()) };
-        let stdin = self.stdin.as_ref().map(OwnedFd::try_clone).transpose()?;
-        let fds = OutputFds {
-            stdout: stdout.ring_fd()?,
-            stderr: stderr.ring_fd()?,
-            news: self.news.try_clone()?,
-            room: self.room.try_clone()?,
-            stdin,
-        };
-        Ok(fds.into_vec())
+        self.streams.as_ref().map_or(Ok(Vec::new()), Streams::fds)
     }
 
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         let signal = Signal::from_named_raw(signal)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no signal {signal}")))?;
-        match pidfd_send_signal(&self.pidfd, signal) {
-            // Ended already: no one to tell.
+        // Nobody is told once it has ended.
+        let Some((_, pidfd)) = &self.living else { return Ok(()) };
+        match pidfd_send_signal(pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
     pub fn resize(&self, terminal: Terminal) -> io::Result<()> {
-        let Some(fd) = &self.terminal else { return Ok(()) };
+        let Some(fd) = self.streams.as_ref().and_then(|streams| streams.terminal.as_ref()) else {
+            return Ok(());
+        };
         Ok(tcsetwinsize(fd, winsize(terminal))?)
     }
 
     /// Lets go of the pipe; a terminal stays open, as it is for output too.
     pub fn close_stdin(&mut self) {
-        self.stdin = None;
+        if let Some(streams) = &mut self.streams {
+            streams.stdin = None;
+        }
     }
 
     /// Lets go of the output of a process that has ended.
     pub fn discard_output(&mut self) {
         if matches!(self.state, State::Ended { .. }) {
-            self.outputs = None;
+            self.streams = None;
         }
     }
 }
@@ -282,39 +280,72 @@ pub fn winsize(terminal: Terminal) -> Winsize {
     Winsize { ws_row: terminal.rows, ws_col: terminal.columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-/// Both sides of a process's standard streams.
-struct Stdio {
-    inner: [OwnedFd; 3],
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: Option<OwnedFd>,
-    terminal: Option<OwnedFd>,
-}
-
-impl Stdio {
-    fn new(container: &Container, terminal: Option<Terminal>) -> io::Result<Stdio> {
-        let stdio = match terminal {
+impl Streams {
+    /// Both sides: ours, and what becomes the process's standard input, output and error.
+    fn new(container: &Container, terminal: Option<Terminal>) -> io::Result<(Streams, [OwnedFd; 3])> {
+        let (stdin, stdout, stderr, terminals, theirs) = match terminal {
             Some(terminal) => {
                 let (ours, theirs) = container.open_terminal(terminal)?;
-                Stdio {
-                    inner: [theirs.try_clone()?, theirs.try_clone()?, theirs],
-                    stdin: ours.try_clone()?,
-                    stdout: ours.try_clone()?,
-                    stderr: None,
-                    terminal: Some(ours),
-                }
+                let inner = [theirs.try_clone()?, theirs.try_clone()?, theirs.try_clone()?];
+                (ours.try_clone()?, ours.try_clone()?, None, (Some(ours), Some(theirs)), inner)
             }
             None => {
                 let (stdin_reader, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
                 let (stdout, stdout_writer) = pipe_with(PipeFlags::CLOEXEC)?;
                 let (stderr, stderr_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-                let inner = [stdin_reader, stdout_writer, stderr_writer];
-                Stdio { inner, stdin, stdout, stderr: Some(stderr), terminal: None }
+                (stdin, stdout, Some(stderr), (None, None), [stdin_reader, stdout_writer, stderr_writer])
             }
         };
-        for fd in [Some(&stdio.stdin), Some(&stdio.stdout), stdio.stderr.as_ref()].into_iter().flatten() {
+        for fd in [Some(&stdin), Some(&stdout), stderr.as_ref()].into_iter().flatten() {
             fcntl_setfl(fd, OFlags::NONBLOCK)?;
         }
-        Ok(stdio)
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let streams = Streams {
+            stdin: Some(stdin),
+            terminal: terminals.0,
+            terminal_kept: terminals.1,
+            outputs: [Output::new(Some(stdout), "stdout")?, Output::new(stderr, "stderr")?],
+            news: eventfd(0, flags)?,
+            room: eventfd(0, flags)?,
+        };
+        Ok((streams, theirs))
+    }
+
+    /// Moves what is there into the rings, and tells the server if that is news.
+    fn drain(&mut self, held: bool) -> [Drained; 2] {
+        let mut counter = [0; 8];
+        let _ = rustix::io::read(&self.room, &mut counter);
+        let [stdout, stderr] = &mut self.outputs;
+        let (stdout, stderr) = (stdout.drain(held), stderr.drain(held));
+        if stdout.1 || stderr.1 || stdout.0 == Drained::Full || stderr.0 == Drained::Full {
+            self.tell_news();
+        }
+        [stdout.0, stderr.0]
+    }
+
+    /// Ends both outputs, whatever may still be in the pipes, and lets go of the other end of everything.
+    fn close(&mut self) {
+        self.outputs.iter_mut().for_each(Output::close);
+        self.stdin = None;
+        self.terminal = None;
+        self.terminal_kept = None;
+        self.tell_news();
+    }
+
+    fn tell_news(&self) {
+        // It can only be full of news already.
+        let _ = write(&self.news, &1u64.to_ne_bytes());
+    }
+
+    fn fds(&self) -> io::Result<Vec<OwnedFd>> {
+        let [stdout, stderr] = &self.outputs;
+        let fds = OutputFds {
+            stdout: stdout.ring_fd()?,
+            stderr: stderr.ring_fd()?,
+            news: self.news.try_clone()?,
+            room: self.room.try_clone()?,
+            stdin: self.stdin.as_ref().map(OwnedFd::try_clone).transpose()?,
+        };
+        Ok(fds.into_vec())
     }
 }

@@ -21,6 +21,9 @@ use rustix::{
 
 use crate::{files, process::Process, start::Container};
 
+/// How many connections may wait.
+const BACKLOG: i32 = 128;
+
 /// The supervisor and all it knows.
 pub struct Supervisor {
     listener: OwnedFd,
@@ -57,6 +60,8 @@ impl Supervisor {
         signals.add(Signal::SIGCHLD);
         signals.thread_block()?;
         let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        // Once more, though the server has done it: who connects can then tell by the socket whom to.
+        rustix::net::listen(&listener, BACKLOG)?;
         fcntl_setfl(&listener, OFlags::NONBLOCK)?;
         Ok(Supervisor {
             listener,
@@ -121,7 +126,10 @@ impl Supervisor {
             result => result?,
         };
         let ready = sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
-        Ok(ready.map(|(source, _)| *source).collect())
+        let now = Instant::now();
+        let due =
+            self.processes.iter().filter(|(_, process)| process.deadline().is_some_and(|due| due <= now));
+        Ok(ready.map(|(source, _)| *source).chain(due.map(|(key, _)| Source::Process(*key))).collect())
     }
 
     fn key(&mut self) -> u64 {
@@ -308,14 +316,14 @@ impl Supervisor {
         let status = status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0));
         if let Some(container) = self.container.as_mut().filter(|container| container.init() == pid) {
             container.died();
-        } else if let Some(process) = self.processes.values_mut().find(|process| process.pid() == pid) {
+        } else if let Some(process) = self.processes.values_mut().find(|process| process.is_child(pid)) {
             process.ended(status, self.shutdown.is_some());
         } else if let Some(key) = self.jobs.iter().find(|(_, job)| job.pid == pid).map(|(key, _)| *key)
             && let Some(job) = self.jobs.remove(&key)
         {
             match status {
                 0 => self.reply(job.connection, &Reply::Done, &[]),
-                status => self.fail(job.connection, crate::enter::read_failure(&job.status, status)),
+                status => self.fail(job.connection, crate::enter::read_failure(job.status, status)),
             }
         }
     }
@@ -348,7 +356,8 @@ impl Supervisor {
 }
 
 fn not_alive() -> Failure {
-    Failure::other("the container is not running: its init has not been started, or has died")
+    let message = "the container is not running: its init has not been started, or has died".to_owned();
+    Failure { kind: FailureKind::NotRunning, message }
 }
 
 fn no_process(id: &str) -> Failure {

@@ -31,6 +31,8 @@ pub struct Container {
     id_map: Option<Vec<IdRange>>,
     devpts: OwnedFd,
     pub main_cgroup: Cgroup,
+    /// How many descriptors its processes may have open by default.
+    pub open_files: Option<u64>,
 }
 
 /// A cgroup held open: what a child writes to, and where it is born.
@@ -116,8 +118,16 @@ impl Container {
         drop(theirs);
         match finish(request, pid, pidfd.as_fd(), ours.as_fd(), namespaces_made) {
             Ok(devpts) => {
-                let id_map = request.id_map.clone();
-                Ok(Container { init: pid, init_pidfd: pidfd, alive: true, id_map, devpts, main_cgroup })
+                let (id_map, open_files) = (request.id_map.clone(), request.open_files);
+                Ok(Container {
+                    init: pid,
+                    init_pidfd: pidfd,
+                    alive: true,
+                    id_map,
+                    devpts,
+                    main_cgroup,
+                    open_files,
+                })
             }
             Err(failure) => {
                 // Its end is certain: it is killed from outside of its pid namespace.

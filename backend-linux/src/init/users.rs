@@ -56,6 +56,11 @@ fn entries(file: &str, fields: usize) -> impl Iterator<Item = Vec<&str>> {
     file.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(move |line| line.len() >= fields)
 }
 
+/// An id. The highest number is none: to the kernel it means "as it is".
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
+}
+
 /// `name`, `uid`, `user:group` in names or numbers; empty: root.
 fn find_in(spec: &str, passwd: &str, group: &str) -> Result<User, String> {
     let (name, group_name) = match spec.split_once(':') {
@@ -63,13 +68,13 @@ fn find_in(spec: &str, passwd: &str, group: &str) -> Result<User, String> {
         None => (spec, None),
     };
     let name = if name.is_empty() { "root" } else { name };
-    let number = name.parse::<u32>().ok();
+    let number = id(name);
     let entry = entries(passwd, 6)
         .find(|line| line[0] == name)
-        .or_else(|| number.and_then(|uid| entries(passwd, 6).find(|line| line[2].parse() == Ok(uid))));
+        .or_else(|| number.and_then(|uid| entries(passwd, 6).find(|line| id(line[2]) == Some(uid))));
     let parsed = entry.and_then(|line| {
         let home = if line[5].is_empty() { "/" } else { line[5] };
-        Some((line[0], line[2].parse().ok()?, line[3].parse().ok()?, home))
+        Some((line[0], id(line[2])?, id(line[3])?, home))
     });
     let (name, uid, gid, home) = match (parsed, number) {
         (Some(found), _) => found,
@@ -84,15 +89,15 @@ fn find_in(spec: &str, passwd: &str, group: &str) -> Result<User, String> {
         Some(wanted) if !wanted.is_empty() => {
             let entry = entries(group, 3).find(|line| line[0] == wanted);
             user.gid = entry
-                .and_then(|line| line[2].parse().ok())
-                .or_else(|| wanted.parse().ok())
+                .and_then(|line| id(line[2]))
+                .or_else(|| id(wanted))
                 .ok_or_else(|| format!("unable to find group {wanted}: no matching entries in group file"))?;
         }
         // A group that is named stands alone; else those that have the user as a member count.
         _ => {
             for line in entries(group, 4).filter(|line| line[3].split(',').any(|member| member == user.name))
             {
-                user.groups.extend(line[2].parse::<u32>().ok().filter(|gid| *gid != user.gid));
+                user.groups.extend(id(line[2]).filter(|gid| *gid != user.gid));
             }
         }
     }
@@ -137,6 +142,8 @@ mod tests {
         let error = find_in("nobody-here", PASSWD, GROUP).unwrap_err();
         assert_eq!(error, "unable to find user nobody-here: no matching entries in passwd file");
         assert!(find_in("vcap:nogroup", PASSWD, GROUP).unwrap_err().contains("nogroup"));
-        assert!(find_in("99999999999", PASSWD, GROUP).is_err());
+        for none in ["99999999999", "4294967295", "vcap:4294967295", "last"] {
+            assert!(find_in(none, &format!("{PASSWD}last:x:4294967295:1::/:/x\n"), GROUP).is_err(), "{none}");
+        }
     }
 }

@@ -54,12 +54,10 @@ struct Reader {
 
 impl Channel {
     pub fn new(ring: OwnedFd, room: Arc<OwnedFd>) -> io::Result<Channel> {
-        Ok(Channel {
-            ring: RingReader::new(ring)?,
-            room,
-            news: watch::Sender::new(News::default()),
-            readers: Mutex::default(),
-        })
+        let ring = RingReader::new(ring)?;
+        // An earlier server's readers are gone.
+        ring.hold(None);
+        Ok(Channel { ring, room, news: watch::Sender::new(News::default()), readers: Mutex::default() })
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {

@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    net::sockopt::socket_peercred,
+    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     process::Command,
@@ -21,6 +26,9 @@ use crate::{
 
 /// The name of a supervisor's socket in its container's directory.
 const SOCKET: &str = "init.sock";
+
+/// How long a killed supervisor may take to die.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What can go wrong between the server and a supervisor.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +49,9 @@ pub enum Error {
     /// It is gone, or does not answer.
     #[error("the container's supervisor is gone")]
     Gone(#[source] io::Error),
+    /// It cannot be killed.
+    #[error("cannot kill the container's supervisor")]
+    Kill(#[source] io::Error),
     /// It does not answer in time.
     #[error("the container's supervisor did not answer within {0:?}")]
     Silent(Duration),
@@ -117,6 +128,36 @@ impl Supervisor {
             Ok(())
         };
         start().map_err(Error::Start)
+    }
+
+    /// Kills a supervisor that does not answer, and with it everything in its container. `name` is what it was started
+    /// with. Blocks for as long as it takes to die, within reason.
+    pub fn kill(&self, name: &str) -> Result<(), Error> {
+        let kill = || -> io::Result<()> {
+            let socket = connect(&self.directory, SOCKET)?;
+            let pid = socket_peercred(&socket)?.pid;
+            let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+            // Whoever has the number now: only if it is the one that we mean.
+            let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
+            if command != format!("garden-init\0{name}\0").as_bytes() {
+                return Err(io::Error::other(format!("process {} is no supervisor", pid.as_raw_nonzero())));
+            }
+            pidfd_send_signal(&pidfd, Signal::KILL)?;
+            let limit = Timespec { tv_sec: KILL_LIMIT.as_secs() as i64, tv_nsec: 0 };
+            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit))? {
+                0 => Err(io::Error::other(format!("it has not died within {KILL_LIMIT:?}"))),
+                _ => Ok(()),
+            }
+        };
+        match kill() {
+            // It has gone meanwhile.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(Error::Kill),
+        }
     }
 
     /// Opens a connection.

@@ -39,8 +39,8 @@ const STALL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The status of a process whose supervisor died, and so the process with it.
 const KILLED: i32 = 137;
 
-/// Called with each exit status, before anybody is told of it.
-pub type OnExit = Arc<dyn Fn(i32) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// Called at each exit, before anybody is told of it.
+pub type OnExit = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// All processes of a container that were started and not forgotten.
 pub struct Processes {
@@ -159,7 +159,7 @@ impl Processes {
         if let Some(stdin) = &entry.stdin {
             stdin.drop_if_idle();
         }
-        (self.on_exit)(status).await;
+        (self.on_exit)().await;
         exited.send_replace(Some(status));
 
         // Whoever comes late has a minute, and whoever is there by then as long as it takes.

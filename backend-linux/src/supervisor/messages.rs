@@ -114,6 +114,8 @@ pub enum FailureKind {
     ExecutableNotFound,
     /// There is no such process.
     ProcessNotFound,
+    /// The container's pid 1 is gone, and everything in it.
+    NotRunning,
     /// Anything else, and what later versions tell apart.
     #[serde(other)]
     Other,
@@ -152,6 +154,10 @@ pub struct StartRequest {
     pub init_cgroup: CgroupEntry,
     /// Where its processes belong.
     pub main_cgroup: CgroupEntry,
+    /// How many descriptors a process may have open unless its own limits say otherwise: what the server was started
+    /// with. None: what the supervisor was started with.
+    #[serde(default)]
+    pub open_files: Option<u64>,
 }
 
 /// Where a root filesystem comes from.
