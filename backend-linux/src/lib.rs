@@ -11,6 +11,7 @@ mod check;
 mod config;
 mod container;
 mod files;
+mod name;
 mod network;
 mod process;
 #[doc(hidden)]

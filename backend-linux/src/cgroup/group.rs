@@ -11,7 +11,9 @@ use std::{
 use protocol::Limits;
 use rustix::io::Errno;
 
-use super::{Cgroups, Error, Leaf, Place, Result, detect::copy_cpuset, members, name, settings};
+use crate::name;
+
+use super::{Cgroups, Error, Leaf, Place, Result, detect::copy_cpuset, members, settings};
 
 /// Between two tries to remove a busy group: at first, and at most. The kernel tells nobody when a v1 group empties.
 const RETRY_FIRST: Duration = Duration::from_micros(200);

@@ -14,10 +14,11 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
+use crate::name;
+
 use super::{
     Cgroups, Error, Result,
     group::{children, gone, write},
-    name,
 };
 
 /// How long a v1 group may take to stand still before its processes are killed moving.

@@ -12,7 +12,6 @@ mod detect;
 mod error;
 mod group;
 mod members;
-mod name;
 mod settings;
 mod stat;
 #[cfg(test)]
@@ -20,6 +19,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use crate::name;
 use serde::{Deserialize, Serialize};
 
 pub use error::Error;

@@ -7,7 +7,9 @@ use std::{
 
 use protocol::{CpuStat, Limits, MemoryStat, PidStat};
 
-use super::{Cgroups, Error, Place, Result, group::gone, name, settings};
+use crate::name;
+
+use super::{Cgroups, Error, Place, Result, group::gone, settings};
 
 impl Cgroups {
     /// What the container `name` uses. A controller that the host lacks counts nothing: zeros.

@@ -19,7 +19,6 @@ mod busybox;
 mod error;
 mod gunzip;
 mod image;
-mod name;
 mod source;
 pub mod tar_out;
 #[cfg(test)]

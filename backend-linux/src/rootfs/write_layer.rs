@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, Result, Store, Usage, name, usage};
+use crate::name;
+
+use super::{Error, Result, Store, Usage, usage};
 
 /// The directories of one container's write layer. `work` is the overlay's own; both are on one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]

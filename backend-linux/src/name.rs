@@ -1,4 +1,4 @@
-//! What a container's group is called.
+//! What the directories of a container are called: its cgroups, its write layer.
 
 use sha2::{Digest, Sha256};
 
@@ -7,7 +7,7 @@ const READABLE_BYTES_MAX: usize = 200;
 
 /// The directory name of the container `name`, which may hold any bytes. The prefix keeps it apart from the
 /// kernel's own files (`tasks`, `memory.max`) and from our leaves; different names never meet.
-pub(super) fn directory(name: &str) -> String {
+pub fn directory(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if !name.is_empty() && name.len() <= READABLE_BYTES_MAX && name.bytes().all(plain) {
         format!("c-{name}")
