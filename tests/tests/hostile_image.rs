@@ -2,10 +2,15 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 use futures_util::StreamExt;
-use protocol::{ContainerSpec, Limits, MemoryLimits, ProcessSpec};
+use protocol::{BindMount, BindMountMode, BindMountOrigin, ContainerSpec, Limits, MemoryLimits, ProcessSpec};
+use tempfile::TempDir;
 use tests::{
     columns::{Behaviour, check},
     linux::linux,
@@ -27,6 +32,154 @@ async fn run(world: &World, handle: &str, script: &str) -> (String, i32) {
         bytes.extend_from_slice(&chunk.expect("output"));
     }
     (String::from_utf8_lossy(&bytes).into_owned(), process.exit.await.expect("exit status"))
+}
+
+/// An image of busybox alone, with neither /proc nor /sys nor /dev, and with what `spoil` makes of it.
+fn image(spoil: impl FnOnce(&Path)) -> (TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bin = directory.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let busybox: Option<PathBuf> =
+        ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|path| path.exists());
+    fs::copy(busybox.expect("busybox"), bin.join("busybox")).unwrap();
+    for name in ["sh", "cat", "echo", "ls", "ln", "grep", "mount", "readlink", "stat", "dd", "rm"] {
+        symlink("busybox", bin.join(name)).unwrap();
+    }
+    // Whoever makes an image may well be able to read it.
+    fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    spoil(directory.path());
+    let path = directory.path().display().to_string();
+    (directory, path)
+}
+
+/// What every container must find in its /proc, /sys and /dev, whatever its image.
+const SOUND: &str = "
+    fail() { echo \"$1\"; exit 1; }
+    for place in /proc:proc /sys:sysfs /dev:tmpfs /dev/pts:devpts /dev/shm:tmpfs /dev/mqueue:mqueue; do
+        set -- ${place%:*} ${place#*:}
+        [ $(grep -c \" $1 .* - $2 \" /proc/self/mountinfo) = 1 ] || fail \"no $2 at $1\"
+    done
+    grep -q ' /sys ro,' /proc/self/mountinfo || fail '/sys is not read-only'
+    [ -z \"$(cat /proc/keys /proc/timer_list)\" ] || fail 'not masked'
+    [ -z \"$(ls -A /sys/firmware)\" ] || fail '/sys/firmware is not masked'
+    panic=$(cat /proc/sys/kernel/panic)
+    (echo $panic > /proc/sys/kernel/panic) 2> /dev/null && fail '/proc/sys is not read-only'
+    (echo h > /proc/sysrq-trigger) 2> /dev/null && fail '/proc/sysrq-trigger is not read-only'
+    grep -q ' /proc/sys ro,' /proc/self/mountinfo || fail '/proc/sys is no read-only mount'
+    exit 0";
+
+#[test]
+fn an_image_without_directories_for_mounts_gets_them() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let (_directory, rootfs) = image(|_| {});
+            for privileged in [false, true] {
+                let spec = ContainerSpec { rootfs: rootfs.clone(), privileged, ..ContainerSpec::default() };
+                let handle = world.backend().create(spec).await.expect("create");
+                assert_eq!(run(world, &handle, SOUND).await, (String::new(), 0), "privileged: {privileged}");
+                let tmp = run(world, &handle, "stat -c '%a %u' /tmp; cat /etc/hosts").await.0;
+                assert!(tmp.starts_with("1777 0\n127.0.0.1 localhost\n"), "{tmp}");
+                world.backend().destroy(&handle).await.expect("destroy");
+            }
+        })
+    });
+}
+
+#[test]
+fn an_image_whose_proc_sys_or_dev_is_no_directory_is_refused_by_name() {
+    on_linux(|world| {
+        Box::pin(async move {
+            for name in ["proc", "sys", "dev"] {
+                for target in ["/../boot/../proc/self/root/p", "/../etc", "../../etc", "nowhere", "bin", ""] {
+                    let (_directory, rootfs) = image(|image| {
+                        fs::create_dir(image.join("p")).unwrap();
+                        match target {
+                            "" => fs::write(image.join(name), "a file").unwrap(),
+                            target => symlink(target, image.join(name)).unwrap(),
+                        }
+                    });
+                    for privileged in [false, true] {
+                        let rootfs = rootfs.clone();
+                        let spec = ContainerSpec { rootfs, privileged, ..ContainerSpec::default() };
+                        let error = world.backend().create(spec).await.expect_err(target).to_string();
+                        assert!(error.contains(&format!("/{name} of the image")), "{target}: {error}");
+                        assert!(error.contains("must be a directory"), "{target}: {error}");
+                    }
+                }
+            }
+        })
+    });
+}
+
+#[test]
+fn an_image_whose_etc_leads_elsewhere_stays_in_the_container_or_is_refused() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let host = tempfile::tempdir().expect("a directory");
+            let outside = host.path().join("etc");
+            fs::create_dir(&outside).unwrap();
+            let through_host = format!("/..{}", outside.display());
+            // Where /etc leads, and what the error says if it is one.
+            let cases = [
+                ("elsewhere", None),
+                ("/elsewhere/missing", None),
+                ("../../../elsewhere", None),
+                (&through_host, None),
+                ("", Some("/etc in the container: Not a directory")),
+                ("etc", Some("/etc in the container: Too many levels of symbolic links")),
+                ("/proc/self/cwd/elsewhere", Some("/etc in the container: Too many levels")),
+                ("/proc/self", Some("/etc")),
+                ("/proc/sys", Some("/etc/hosts in the container")),
+            ];
+            for (target, refused) in cases {
+                let (_directory, rootfs) = image(|image| {
+                    fs::create_dir(image.join("elsewhere")).unwrap();
+                    match target {
+                        "" => fs::write(image.join("etc"), "a file").unwrap(),
+                        target => symlink(target, image.join("etc")).unwrap(),
+                    }
+                });
+                let spec = ContainerSpec { rootfs, ..ContainerSpec::default() };
+                match (world.backend().create(spec).await, refused) {
+                    (Ok(handle), None) => {
+                        let (hosts, status) = run(world, &handle, "cat /etc/hosts").await;
+                        assert!(
+                            status == 0 && hosts.starts_with("127.0.0.1 localhost\n"),
+                            "{target}: {hosts}"
+                        );
+                        assert_eq!(run(world, &handle, SOUND).await, (String::new(), 0), "{target}");
+                        world.backend().destroy(&handle).await.expect("destroy");
+                    }
+                    (Err(error), Some(refused)) => {
+                        assert!(error.to_string().contains(refused), "{target}: {error}");
+                    }
+                    (created, _) => panic!("{target}: {created:?}"),
+                }
+            }
+            assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "something was made on the host");
+        })
+    });
+}
+
+#[test]
+fn a_bind_mount_of_the_containers_own_proc_is_masked_too() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let bind = |src: &str, dst: &str| BindMount {
+                src_path: src.into(),
+                dst_path: dst.into(),
+                mode: BindMountMode::ReadWrite,
+                origin: BindMountOrigin::Container,
+            };
+            let bind_mounts = vec![bind("/proc", "/made/for/it"), bind("/etc/passwd", "/made/file")];
+            let spec = ContainerSpec { bind_mounts, privileged: true, ..ContainerSpec::default() };
+            let handle = world.backend().create(spec).await.expect("create");
+            let script = "cat /made/for/it/keys; grep -c root: /made/file
+                panic=$(cat /made/for/it/sys/kernel/panic)
+                (echo $panic > /made/for/it/sys/kernel/panic) 2> /dev/null && echo writable; exit 0";
+            assert_eq!(run(world, &handle, script).await, ("1\n".to_owned(), 0));
+        })
+    });
 }
 
 #[test]

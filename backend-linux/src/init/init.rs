@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
 };
 
@@ -17,10 +16,10 @@ use nix::{
     sys::signal::{SigSet, Signal as NixSignal},
 };
 use rustix::{
-    fs::{CWD, Mode, OFlags, open},
+    fs::{CWD, FileType, Mode, OFlags, open},
     mount::{
-        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
-        mount_remount, move_mount, open_tree, unmount,
+        MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
+        move_mount, unmount,
     },
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
     process::{
@@ -32,24 +31,16 @@ use rustix::{
 
 use crate::{
     credentials,
+    mounts::{attach, beneath, bind_at, clone_of, file_system, find, image_directory, is_directory, make},
     start::{Cgroup, Setup},
     users::User,
 };
 
 /// Files and directories of /proc and /sys that tell about the host, or act on it.
-const MASKED: &[&str] = &[
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/acpi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const MASKED_IN_PROC: &[&str] =
+    &["kcore", "keys", "timer_list", "timer_stats", "latency_stats", "sched_debug", "scsi", "acpi"];
+const MASKED_IN_SYS: &[&str] = &["firmware", "devices/virtual/powercap"];
+const READ_ONLY_IN_PROC: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 type Outcome<T> = Result<T, String>;
 
@@ -99,38 +90,30 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .context("make / private")?;
     // While this process is still root of the host as far as files go: the path may be closed to others.
-    attach(&root, &request.mount_point).context("mount the root filesystem")?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&root, "", CWD, &request.mount_point, flags).context("mount the root filesystem")?;
     credentials::become_root().context("become root of the container")?;
     setsid().context("new session")?;
-    // The container's own files are made with the modes that are asked for.
+    let own = FileSystems::make(request.id_map.is_none())?;
     let host =
         open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context("open /")?;
     fchdir(&root).context("enter the root filesystem")?;
+    // Until the host's tree is let go of, `/..` leads into it: here nothing may be done by a path.
     pivot_root(".", ".").context("pivot_root")?;
-
-    // The host's tree is still there, though hidden: the kernel allows /proc and /sys only where they are seen.
-    kernel_file_systems(request.id_map.is_none())?;
-    attach_at("/dev", &dev)?;
-    attach_at("/dev/pts", &devpts)?;
-    let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("shm", "/dev/shm", "tmpfs", quiet | MountFlags::RELATIME, c"mode=1777,size=65536k")
-        .context("mount /dev/shm")?;
-    mount("mqueue", "/dev/mqueue", "mqueue", quiet, None).context("mount /dev/mqueue")?;
-
     fchdir(&host).context("go back to the host's root")?;
     unmount(".", UnmountFlags::DETACH).context("let go of the host's root")?;
     chdir("/").context("enter /")?;
-    drop((host, root));
+    drop(host);
 
+    own.attach(&root, &dev, &devpts)?;
+    // Before the bind mounts, which may show parts of /proc elsewhere.
+    own.hide_host(&dev)?;
     for bind in &request.binds {
-        let mount = if bind.from_container { own_bind(bind)? } else { next()? };
-        bind_at(&bind.target, &mount).context(&format!("bind mount at {:?}", bind.target))?;
+        let mount = if bind.from_container { own_bind(&root, bind)? } else { next()? };
+        bind_at(&root, &bind.target, &mount).context(&format!("bind mount at {:?}", bind.target))?;
     }
-    hide_host()?;
-    let temporary = Path::new("/tmp");
-    if !temporary.exists() {
-        make_directory(temporary).context("make /tmp")?;
-        fs::set_permissions(temporary, fs::Permissions::from_mode(0o1777)).context("make /tmp")?;
+    if find(&root, Path::new("tmp"), OFlags::empty()).context("look for /tmp")?.is_none() {
+        make(&root, "tmp".as_ref(), FileType::Directory, 0o1777).context("make /tmp")?;
     }
     sethostname(request.hostname.as_bytes()).context("set the host name")?;
     credentials::become_user(&User::root(), request.id_map.is_none()).context("give up capabilities")?;
@@ -140,91 +123,89 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
     Ok(())
 }
 
-fn attach(mount: &OwnedFd, path: &Path) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-    Ok(move_mount(mount, "", CWD, path, flags)?)
+/// File systems of the container's own namespaces. The kernel allows /proc and /sys only where the host's are seen.
+struct FileSystems {
+    proc: OwnedFd,
+    sys: OwnedFd,
+    /// On a host with cgroup v2 alone the container sees its own part, read-only.
+    cgroup: Option<OwnedFd>,
+    shm: OwnedFd,
+    mqueue: OwnedFd,
 }
 
-fn attach_at(path: &str, mount: &OwnedFd) -> Outcome<()> {
-    let context = format!("mount {path}");
-    make_directory(Path::new(path)).and_then(|()| attach(mount, Path::new(path))).context(&context)
-}
-
-fn kernel_file_systems(privileged: bool) -> Outcome<()> {
-    let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    make_directory(Path::new("/proc")).context("make /proc")?;
-    mount("proc", "/proc", "proc", quiet, None).context("mount /proc")?;
-    make_directory(Path::new("/sys")).context("make /sys")?;
-    mount("sysfs", "/sys", "sysfs", quiet | MountFlags::RDONLY, None).context("mount /sys")?;
-    // On a host with cgroup v2 alone the container sees its own part, read-only.
-    if !privileged && Path::new("/sys/fs/cgroup").is_dir() {
-        let v1 = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
-        if v1.lines().all(|line| line.starts_with("0::")) {
-            mount("cgroup", "/sys/fs/cgroup", "cgroup2", quiet | MountFlags::RDONLY, None)
-                .context("mount /sys/fs/cgroup")?;
-        }
+impl FileSystems {
+    fn make(privileged: bool) -> Outcome<FileSystems> {
+        let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let read_only = quiet | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let groups = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+        let v2_alone = groups.lines().all(|line| line.starts_with("0::"));
+        let cgroup = (!privileged && v2_alone).then(|| file_system("cgroup2", &[], read_only));
+        Ok(FileSystems {
+            proc: file_system("proc", &[], quiet).context("make /proc")?,
+            sys: file_system("sysfs", &[], read_only).context("make /sys")?,
+            cgroup: cgroup.transpose().context("make /sys/fs/cgroup")?,
+            shm: file_system("tmpfs", &[("mode", "1777"), ("size", "65536k")], quiet)
+                .context("make /dev/shm")?,
+            mqueue: file_system("mqueue", &[], quiet).context("make /dev/mqueue")?,
+        })
     }
-    Ok(())
+
+    fn attach(&self, root: &OwnedFd, dev: &OwnedFd, devpts: &OwnedFd) -> Outcome<()> {
+        for (mount, name) in [(&self.proc, "proc"), (&self.sys, "sys"), (dev, "dev")] {
+            attach(mount, &image_directory(root, name)?).context(&format!("mount /{name}"))?;
+        }
+        let cgroup = self.cgroup.iter().map(|cgroup| (cgroup, &self.sys, "fs/cgroup"));
+        let in_dev = [(devpts, dev, "pts"), (&self.shm, dev, "shm"), (&self.mqueue, dev, "mqueue")];
+        for (mount, parent, name) in cgroup.chain(in_dev) {
+            let context = format!("mount {name}");
+            if let Some(place) = beneath(parent, name).context(&context)? {
+                attach(mount, &place).context(&context)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hide_host(&self, dev: &OwnedFd) -> Outcome<()> {
+        let masked = MASKED_IN_PROC.iter().map(|name| (&self.proc, name));
+        for (mount, name) in masked.chain(MASKED_IN_SYS.iter().map(|name| (&self.sys, name))) {
+            mask(mount, name, dev).context(&format!("mask {name:?} of /proc or /sys"))?;
+        }
+        for name in READ_ONLY_IN_PROC {
+            let make_read_only = || -> io::Result<()> {
+                let Some(place) = beneath(&self.proc, name)? else { return Ok(()) };
+                let same = clone_of(&place, "", OpenTreeFlags::AT_EMPTY_PATH)?;
+                set_mount_read_only(same.as_fd())?;
+                attach(&same, &place)
+            };
+            make_read_only().context(&format!("make {name:?} of /proc read-only"))?;
+        }
+        Ok(())
+    }
 }
 
-fn own_bind(bind: &Bind) -> Outcome<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+fn mask(mount: &OwnedFd, name: &str, dev: &OwnedFd) -> io::Result<()> {
+    let Some(place) = beneath(mount, name)? else { return Ok(()) };
+    let cover = if is_directory(&place)? {
+        file_system("tmpfs", &[("size", "0k")], MountAttrFlags::MOUNT_ATTR_RDONLY)?
+    } else {
+        clone_of(dev, "null", OpenTreeFlags::empty())?
+    };
+    attach(&cover, &place)
+}
+
+fn own_bind(root: &OwnedFd, bind: &Bind) -> Outcome<OwnedFd> {
     let context = format!("bind mount of the container's {:?}", bind.source);
-    let mount = open_tree(CWD, &bind.source, flags).context(&context)?;
+    let source = find(root, &bind.source, OFlags::empty())
+        .and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()))
+        .context(&context)?;
+    let flags = OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
+    let mount = clone_of(&source, "", flags).context(&context)?;
     if bind.read_only {
         set_mount_read_only(mount.as_fd()).context(&context)?;
     }
     Ok(mount)
-}
-
-/// Mounts over `target`, which is made if it is missing: a directory for a directory, else a file.
-fn bind_at(target: &Path, mount: &OwnedFd) -> io::Result<()> {
-    let directory = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode).is_dir();
-    if !target.exists() {
-        // A link that leads nowhere would be followed to wherever it leads once that is made.
-        if target.is_symlink() {
-            fs::remove_file(target)?;
-        }
-        if directory {
-            make_directory(target)?;
-        } else {
-            if let Some(parent) = target.parent() {
-                make_directory(parent)?;
-            }
-            fs::File::create(target)?.set_permissions(fs::Permissions::from_mode(0o644))?;
-        }
-    }
-    attach(mount, target)
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    if path.is_dir() { Ok(()) } else { fs::DirBuilder::new().recursive(true).mode(0o755).create(path) }
-}
-
-fn hide_host() -> Outcome<()> {
-    for path in MASKED.iter().map(Path::new) {
-        let context = format!("mask {path:?}");
-        match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error).context(&context),
-            Ok(found) if found.is_dir() => {
-                mount("tmpfs", path, "tmpfs", MountFlags::RDONLY, c"size=0k").context(&context)?;
-            }
-            Ok(_) => rustix::mount::mount_bind("/dev/null", path).context(&context)?,
-        }
-    }
-    for path in READ_ONLY.iter().map(Path::new).filter(|path| path.exists()) {
-        let context = format!("make {path:?} read-only");
-        rustix::mount::mount_bind_recursive(path, path).context(&context)?;
-        let flags = MountFlags::BIND
-            | MountFlags::RDONLY
-            | MountFlags::NOSUID
-            | MountFlags::NODEV
-            | MountFlags::NOEXEC;
-        mount_remount(path, flags, c"").context(&context)?;
-    }
-    Ok(())
 }
 
 /// The rest of pid 1's life.

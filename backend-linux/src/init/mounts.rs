@@ -1,7 +1,8 @@
 //! Mounts that take the host's privileges, or the host's paths: made by the supervisor as detached mounts, which the
-//! container's init then puts in place.
+//! container's init then puts in place. It finds the places by descriptor, as what is in an image may lead anywhere.
 
 use std::{
+    ffi::OsStr,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -13,12 +14,17 @@ use backend_linux::{
 };
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, chownat, makedev, mkdirat, mknodat, open, symlinkat},
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, fstat, makedev, mkdirat, mknodat, open,
+        openat2, statat, symlinkat, unlinkat,
+    },
+    io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
         fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
         open_tree,
     },
+    path::Arg,
     process::{Gid, Uid},
 };
 
@@ -72,13 +78,14 @@ fn in_private_mount_namespace<T>(make: impl FnOnce() -> Result<T, Failure>) -> R
     made
 }
 
-/// A detached copy of the mount at `path`.
-fn clone_of(path: &Path, more: OpenTreeFlags) -> io::Result<OwnedFd> {
-    Ok(open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | more)?)
+/// A detached copy of what is mounted at `path`.
+pub fn clone_of(directory: impl AsFd, path: impl Arg, more: OpenTreeFlags) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | more;
+    Ok(open_tree(directory, path, flags)?)
 }
 
 fn bind(bind: &Bind) -> Result<OwnedFd, Failure> {
-    let mount = clone_of(&bind.source, OpenTreeFlags::AT_RECURSIVE)
+    let mount = clone_of(CWD, &bind.source, OpenTreeFlags::AT_RECURSIVE)
         .map_err(|error| fail(&format!("bind mount of {:?}", bind.source), error))?;
     if bind.read_only {
         set_mount_read_only(mount.as_fd())
@@ -98,7 +105,7 @@ fn overlay(
     let context = |what: &str, path: &Path| format!("root filesystem: {what} {path:?}");
     let mut lower: PathBuf = lower.to_owned();
     if let Some(userns) = userns {
-        let image = clone_of(&lower, OpenTreeFlags::empty())
+        let image = clone_of(CWD, &lower, OpenTreeFlags::empty())
             .map_err(|error| fail(&context("open", &lower), error))?;
         idmap_mount(image.as_fd(), userns).map_err(|error| {
             fail(&context("the file system does not allow mapped ids (idmapped mounts) of", &lower), error)
@@ -129,7 +136,8 @@ fn overlay(
     mount().map_err(|error| fail("root filesystem: mount the overlay", error))
 }
 
-fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+/// A new file system, mounted nowhere.
+pub fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         fsconfig_set_string(&fs, *key, *value)?;
@@ -176,4 +184,105 @@ fn device_directory(root_id: u32) -> io::Result<OwnedFd> {
         own(name)?;
     }
     Ok(dev)
+}
+
+/// Puts a detached mount in its place.
+pub fn attach(mount: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", place, "", flags)?)
+}
+
+/// Opens what is there, if it is.
+fn look(
+    directory: &OwnedFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<Option<OwnedFd>, Errno> {
+    loop {
+        match openat2(directory, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // Somebody on the host renamed or mounted something meanwhile, and the kernel cannot be sure.
+            Err(Errno::AGAIN) => {}
+            Err(Errno::NOENT) => return Ok(None),
+            opened => return opened.map(Some),
+        }
+    }
+}
+
+/// Finds a path of the container; its links lead nowhere else, not even those of /proc.
+pub fn find(root: &OwnedFd, path: &Path, flags: OFlags) -> io::Result<Option<OwnedFd>> {
+    Ok(look(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?)
+}
+
+/// Finds what a file system itself has at a path.
+pub fn beneath(mount: &OwnedFd, path: &str) -> io::Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    Ok(look(mount, path, OFlags::empty(), resolve)?)
+}
+
+/// A directory at the top of the image, made if it is missing. Anything else there is refused: the mount would go
+/// where the image wants it, and what belongs in its place would be missing.
+pub fn image_directory(root: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let open = || look(root, name, OFlags::DIRECTORY, resolve);
+    let found = match open() {
+        Ok(None) => {
+            make(root, name.as_ref(), FileType::Directory, 0o755)
+                .map_err(|error| format!("make /{name}: {error}"))?;
+            open()
+        }
+        found => found,
+    };
+    match found {
+        Ok(Some(directory)) => Ok(directory),
+        Ok(None) => Err(format!("/{name} is gone")),
+        Err(Errno::LOOP) => {
+            Err(format!("/{name} of the image is a symbolic link, but must be a directory or missing"))
+        }
+        Err(Errno::NOTDIR) => Err(format!("/{name} of the image must be a directory or missing")),
+        Err(error) => Err(format!("open /{name} of the image: {error}")),
+    }
+}
+
+/// Makes a directory or an empty file. The umask is empty.
+pub fn make(parent: &OwnedFd, name: &OsStr, kind: FileType, mode: u32) -> io::Result<()> {
+    // A link that leads nowhere would be followed to wherever it leads once that is made.
+    let found = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    if found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_symlink()) {
+        unlinkat(parent, name, AtFlags::empty())?;
+    }
+    match kind {
+        FileType::Directory => mkdirat(parent, name, Mode::from(mode))?,
+        _ => mknodat(parent, name, kind, Mode::from(mode), 0)?,
+    }
+    Ok(())
+}
+
+pub fn is_directory(file: &OwnedFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(file)?.st_mode).is_dir())
+}
+
+/// Mounts over a path of the container, which is made if it is missing: a directory for a directory, else a file.
+pub fn bind_at(root: &OwnedFd, target: &Path, mount: &OwnedFd) -> io::Result<()> {
+    let directory = is_directory(mount)?;
+    let mut place = root.try_clone()?;
+    let mut path = PathBuf::new();
+    let mut names = target.iter().filter(|name| *name != "/").peekable();
+    while let Some(name) = names.next() {
+        path.push(name);
+        let (kind, mode, flags) = match names.peek() {
+            None if !directory => (FileType::RegularFile, 0o644, OFlags::empty()),
+            _ => (FileType::Directory, 0o755, OFlags::DIRECTORY),
+        };
+        let found = match find(root, &path, flags) {
+            Ok(None) => make(&place, name, kind, mode).and_then(|()| find(root, &path, flags)),
+            found => found,
+        };
+        let context = |error| io::Error::other(format!("/{} in the container: {error}", path.display()));
+        place = found.and_then(|found| found.ok_or_else(|| Errno::NOENT.into())).map_err(context)?;
+    }
+    if is_directory(&place)? != directory {
+        return Err(io::Error::other("it is a directory in the container, and no directory outside"));
+    }
+    attach(mount, &place)
 }
