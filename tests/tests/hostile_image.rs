@@ -183,6 +183,22 @@ fn a_bind_mount_of_the_containers_own_proc_is_masked_too() {
 }
 
 #[test]
+fn the_files_that_the_server_made_cannot_fill_its_disk() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let handle = world.backend().create(ContainerSpec::default()).await.expect("create");
+            // Root of the container can write them, as far as there is room.
+            let script = "for file in /etc/hosts /etc/resolv.conf; do
+                    echo >> $file && stat -c '%u %g %a' $file
+                    dd if=/dev/zero of=$file bs=64k count=64 2> /dev/null
+                    [ $(stat -c %s $file) -le 1048576 ] || echo $file is larger
+                done";
+            assert_eq!(run(world, &handle, script).await, ("0 0 644\n0 0 644\n".to_owned(), 0));
+        })
+    });
+}
+
+#[test]
 fn a_container_cannot_take_every_terminal_of_the_host() {
     on_linux(|world| {
         Box::pin(async move {

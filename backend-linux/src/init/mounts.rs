@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -15,8 +16,8 @@ use backend_linux::{
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, fstat, makedev, mkdirat, mknodat, open,
-        openat2, statat, symlinkat, unlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, fchown, fstat, makedev, mkdirat,
+        mknodat, open, openat, openat2, statat, symlinkat, unlinkat,
     },
     io::Errno,
     mount::{
@@ -56,8 +57,11 @@ pub fn prepare(
         let devpts = terminals(outside_id(5)).map_err(|error| fail("make /dev/pts", error))?;
         let Rootfs::Overlay { lower, upper, work } = &request.rootfs;
         let root = overlay(lower, upper, work, &request.mount_point, userns)?;
-        let binds =
-            request.binds.iter().filter(|bind| !bind.from_container).map(bind).collect::<Result<_, _>>()?;
+        let own = OwnFiles::new(&request.mount_point)?;
+        let from_host = request.binds.iter().filter(|bind| !bind.from_container);
+        let binds = from_host
+            .map(|wanted| if own.include(wanted) { own.copy(wanted) } else { bind(wanted) })
+            .collect::<Result<_, _>>()?;
         Ok((root, devpts, binds))
     });
     let (root, devpts, binds) = outside?;
@@ -92,6 +96,48 @@ fn bind(bind: &Bind) -> Result<OwnedFd, Failure> {
             .map_err(|error| fail(&format!("make the bind mount of {:?} read-only", bind.source), error))?;
     }
     Ok(mount)
+}
+
+/// The files that the server made for the container. They are shown from a small file system of their own: through
+/// those of the server, processes could fill the one that all containers share.
+struct OwnFiles<'a> {
+    directory: Option<&'a Path>,
+    files: OwnedFd,
+}
+
+impl OwnFiles<'_> {
+    /// Mounts it over `mount_point`, as only what is mounted can be bound. The rest of the mount namespace goes its way.
+    fn new(mount_point: &Path) -> Result<OwnFiles<'_>, Failure> {
+        let make = || -> io::Result<OwnedFd> {
+            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            let files = file_system("tmpfs", &[("mode", "0755"), ("size", "1m")], attributes)?;
+            move_mount(&files, "", CWD, mount_point, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+            Ok(files)
+        };
+        let files =
+            make().map_err(|error| fail("make a file system for the container's own files", error))?;
+        Ok(OwnFiles { directory: mount_point.parent(), files })
+    }
+
+    fn include(&self, bind: &Bind) -> bool {
+        bind.source.parent() == self.directory && bind.source.is_file()
+    }
+
+    fn copy(&self, bind: &Bind) -> Result<OwnedFd, Failure> {
+        let copy = || -> io::Result<OwnedFd> {
+            let name = bind.source.file_name().unwrap_or_default();
+            let mut source = File::open(&bind.source)?;
+            let found = fstat(&source)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mut file = File::from(openat(&self.files, name, flags, Mode::from(found.st_mode & 0o777))?);
+            io::copy(&mut source, &mut file)?;
+            fchown(&file, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))?;
+            clone_of(&self.files, name, OpenTreeFlags::empty())
+        };
+        copy().map_err(|error| fail(&format!("copy {:?} for the container", bind.source), error))
+    }
 }
 
 /// A detached overlay. Its image is shown with the container's ids, so that root inside owns what root owns in it.
