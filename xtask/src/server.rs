@@ -24,6 +24,8 @@ pub struct Server {
     program: PathBuf,
     arguments: Vec<String>,
     directory: TempDir,
+    /// Where its depot is: what belongs on `/run`.
+    _run: TempDir,
     tcp: String,
 }
 
@@ -31,12 +33,13 @@ impl Server {
     /// Starts one and waits until it listens. `tag` sets what it makes on the host apart from other servers' things.
     pub fn start(program: &Path, backend: &str, tag: &str) -> Result<Self, String> {
         let directory = TempDir::new(tag)?;
+        let run = TempDir::in_memory(&format!("{tag}-run"))?;
         let port = free_port()?;
         let in_directory = |name: &str| directory.path(name).display().to_string();
         let settings = [
             ("--backend", backend.to_owned()),
             ("--tag", tag.to_owned()),
-            ("--depot", in_directory("depot")),
+            ("--depot", run.path("depot").display().to_string()),
             ("--store", in_directory("store")),
             ("--bind-socket", in_directory("garden.sock")),
             ("--bind-ip", "127.0.0.1".to_owned()),
@@ -59,6 +62,7 @@ impl Server {
             program: program.to_owned(),
             arguments,
             directory,
+            _run: run,
             tcp: format!("127.0.0.1:{port}"),
         };
         server.wait_until_it_listens()?;

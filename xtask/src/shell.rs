@@ -88,8 +88,18 @@ pub struct TempDir(PathBuf);
 impl TempDir {
     /// Makes one; only its owner may look inside.
     pub fn new(name: &str) -> Result<Self, String> {
+        TempDir::below(&env::temp_dir(), name)
+    }
+
+    /// Makes one in memory, where the host has a place for that, as `/run` is on hosts that boot by themselves.
+    pub fn in_memory(name: &str) -> Result<Self, String> {
+        let shared_memory = PathBuf::from("/dev/shm");
+        TempDir::below(&if shared_memory.is_dir() { shared_memory } else { env::temp_dir() }, name)
+    }
+
+    fn below(directory: &Path, name: &str) -> Result<Self, String> {
         use std::os::unix::fs::DirBuilderExt;
-        let path = env::temp_dir().join(format!("garden-{name}-{}", std::process::id()));
+        let path = directory.join(format!("garden-{name}-{}", std::process::id()));
         fs::DirBuilder::new()
             .mode(0o711)
             .create(&path)
