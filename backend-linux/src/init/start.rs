@@ -206,11 +206,11 @@ fn init_died() -> Failure {
     Failure::other("the container's init died while it was made (is its memory limit too small?)")
 }
 
-/// Why the connection to the init does not work: one that died breaks it in other ways than by its end, too, where it
-/// left something unread or was about to be sent something.
+/// Why something with the init did not work. That it died shows in other ways than by the end of the connection, too:
+/// it left something unread, was about to be sent something, or has no namespaces any more.
 fn lost(what: &str, error: io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => init_died(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotFound => init_died(),
         _ => fail(what, error),
     }
 }
@@ -226,7 +226,7 @@ fn finish(
     let proc = format!("/proc/{}", pid.as_raw_nonzero());
     let open_proc = |name: &str| {
         open(format!("{proc}/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| fail(&format!("open {proc}/{name}"), error))
+            .map_err(|error| lost(&format!("open {proc}/{name}"), error.into()))
     };
     let userns = match &request.id_map {
         Some(id_map) => {
