@@ -1,6 +1,7 @@
 //! Going into the container: the first steps of every child that does something there.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -13,9 +14,9 @@ use backend_linux::{
 };
 use nix::sched::{CloneFlags, setns};
 use rustix::{
-    fs::{Mode, OFlags, fchown, mkdirat, open, openat},
+    fs::{AtFlags, Mode, OFlags, RenameFlags, fchown, mkdirat, open, openat, renameat_with, unlinkat},
     io::Errno,
-    process::{Gid, Pid, Uid, umask},
+    process::{Gid, Pid, Uid, getpid, umask},
 };
 
 use crate::{
@@ -156,17 +157,21 @@ impl Inside<'_> {
         Ok(())
     }
 
-    fn make_below(&self, parent: &OwnedFd, name: &std::ffi::OsStr) -> io::Result<OwnedFd> {
-        let made = match mkdirat(parent, name, Mode::from(0o755)) {
-            // Another process was faster.
-            Err(Errno::EXIST) => false,
-            result => result.map(|()| true)?,
-        };
+    /// Makes one directory. It appears under its name when it is the user's already: another process may be looking.
+    fn make_below(&self, parent: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = openat(parent, name, flags, Mode::empty())?;
-        if made {
-            fchown(&directory, Some(Uid::from_raw(self.user.uid)), Some(Gid::from_raw(self.user.gid)))?;
+        // No other process of the container has this number.
+        let own = format!(".garden-{}", getpid().as_raw_nonzero());
+        mkdirat(parent, &own, Mode::from(0o755))?;
+        let directory = openat(parent, &own, flags, Mode::empty())?;
+        fchown(&directory, Some(Uid::from_raw(self.user.uid)), Some(Gid::from_raw(self.user.gid)))?;
+        match renameat_with(parent, &own, parent, name, RenameFlags::NOREPLACE) {
+            // Another process was faster.
+            Err(Errno::EXIST) => {
+                unlinkat(parent, &own, AtFlags::REMOVEDIR)?;
+                Ok(openat(parent, name, flags, Mode::empty())?)
+            }
+            renamed => Ok(renamed.map(|()| directory)?),
         }
-        Ok(directory)
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use backend_linux::{
     supervisor::{Bind, StartRequest, recv, send},
-    sys::{close_from, reset_signals, set_mount_read_only},
+    sys::{close_all_but, reset_signals, set_mount_read_only},
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -26,6 +26,7 @@ use rustix::{
         DumpableBehavior, Signal, WaitOptions, chdir, fchdir, pivot_root, set_dumpable_behavior,
         set_parent_process_death_signal, setsid, wait,
     },
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
 };
 
@@ -215,12 +216,12 @@ fn reap_for_ever() -> ! {
     child.add(NixSignal::SIGCHLD);
     // Blocked before the first look, so that no child's end is missed between a look and a wait.
     let _ = child.thread_block();
-    let _ = close_from(0, true);
-    // As 0, 1 and 2: whatever writes there by habit goes nowhere.
-    if let Ok(null) = open("/dev/null", OFlags::RDWR, Mode::empty()) {
-        let _ = rustix::io::dup(&null).map(std::mem::forget);
-        let _ = rustix::io::dup(&null).map(std::mem::forget);
-        std::mem::forget(null);
+    // Nothing of the host stays open. Standard streams go to a null device, as the supervisor's do: the container's.
+    let _ = close_all_but(&[]);
+    if let Ok(null) = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = dup2_stdin(&null);
+        let _ = dup2_stdout(&null);
+        let _ = dup2_stderr(&null);
     }
     loop {
         while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}

@@ -1,4 +1,4 @@
-//! mount_setattr(2) and close_range(2).
+//! mount_setattr(2).
 
 use std::{
     io,
@@ -46,15 +46,4 @@ pub fn idmap_mount(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<
 /// Makes a detached mount, and all that is mounted below it, read-only.
 pub fn set_mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     mount_setattr(mount, AT_RECURSIVE, &MountAttr { attr_set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
-}
-
-/// Marks every descriptor from `first` on to be closed at the next exec, and closes them at once with `now`.
-///
-/// With `now` it is for a process that will not run the destructors of what it closes: it ends, or loops for ever.
-pub fn close_from(first: u32, now: bool) -> io::Result<()> {
-    let flags = if now { 0 } else { libc::CLOSE_RANGE_CLOEXEC };
-    // SAFETY: the call touches no memory. Closing descriptors under their owners is what the caller promised to
-    // survive.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
