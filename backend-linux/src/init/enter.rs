@@ -33,15 +33,26 @@ const MAX_FAILURE_BYTES: u64 = 4096;
 /// closed, that has been done; if it is closed before, the child has died.
 pub const STARTING: u8 = b'>';
 
+/// Whose resources a child uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// The container's: it is born in its cgroup, where there is one to be born in, and joins the others.
+    Container,
+    /// The supervisor's: a container that has used up its own must not be beyond reach.
+    Supervisor,
+}
+
 /// Forks a child of the container. It does `act`, and says on `status` why that failed, if it did. Of the supervisor's
 /// descriptors it has only `keep`, and what it takes to enter the container.
 pub fn spawn(
     container: &Container,
+    account: Account,
     status: OwnedFd,
     keep: &[BorrowedFd<'_>],
     act: impl FnOnce(BorrowedFd<'_>) -> Result<(), Failure>,
 ) -> io::Result<(Pid, OwnedFd)> {
-    match fork(CloneFlags::empty(), container.main_cgroup.v2_dir.as_ref().map(AsFd::as_fd))? {
+    let cgroup = container.main_cgroup.v2_dir.as_ref().filter(|_| account == Account::Container);
+    match fork(CloneFlags::empty(), cgroup.map(AsFd::as_fd))? {
         Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Forked::Child => {
             let own = [status.as_fd(), container.init_pidfd()];

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use crate::{
-    enter::{self, Inside, STARTING},
+    enter::{self, Account, Inside, STARTING},
     start::Container,
 };
 
@@ -34,7 +34,9 @@ pub fn start(
     status: OwnedFd,
 ) -> io::Result<(Pid, OwnedFd)> {
     let keep: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
-    enter::spawn(container, status, &keep, |status| execute(container, request, &stdio, status))
+    enter::spawn(container, Account::Container, status, &keep, |status| {
+        execute(container, request, &stdio, status)
+    })
 }
 
 fn execute(

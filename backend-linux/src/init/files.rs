@@ -27,7 +27,7 @@ use rustix::{
 };
 
 use crate::{
-    enter::{self, Inside},
+    enter::{self, Account, Inside},
     start::Container,
 };
 
@@ -40,13 +40,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 /// Starts a child and gives its status pipe.
 fn child(
     container: &Container,
+    account: Account,
     keep: Option<&File>,
     act: impl FnOnce() -> Result<(), Failure>,
 ) -> io::Result<(Pid, OwnedFd)> {
     let (status, writer) = pipe_with(PipeFlags::CLOEXEC)?;
     fcntl_setfl(&status, OFlags::NONBLOCK)?;
     let keep: Vec<_> = keep.iter().map(AsFd::as_fd).collect();
-    let (pid, _) = enter::spawn(container, writer, &keep, |_| act())?;
+    let (pid, _) = enter::spawn(container, account, writer, &keep, |_| act())?;
     Ok((pid, status))
 }
 
@@ -77,7 +78,7 @@ pub fn stream_in(
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Pid, OwnedFd)> {
     let tar = one(fds)?;
-    child(container, Some(&tar), || {
+    child(container, Account::Container, Some(&tar), || {
         let inside = enter::enter(container, user)?;
         inside.become_root()?;
         let target = absolute(&inside, path);
@@ -104,7 +105,7 @@ pub fn stream_out(
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Pid, OwnedFd)> {
     let tar = one(fds)?;
-    child(container, Some(&tar), || {
+    child(container, Account::Container, Some(&tar), || {
         let inside = enter::enter(container, user)?;
         inside.become_root()?;
         inside.become_user()?;
@@ -139,7 +140,7 @@ fn pack(tar: &File, source: &Path, asked: &str) -> Result<(), Box<dyn std::error
 /// Starts a child that sends a signal to every process of the container but its init, and waits until they are gone.
 pub fn signal_all(container: &Container, signal: i32, patience: Duration) -> io::Result<(Pid, OwnedFd)> {
     let signal = Signal::try_from(signal)?;
-    child(container, None, || {
+    child(container, Account::Supervisor, None, || {
         // In the pid namespace, in which this child was born, -1 is everyone but init and the caller.
         let everyone = |signal: Option<Signal>| kill(nix::unistd::Pid::from_raw(-1), signal);
         let deadline = Instant::now() + patience;
