@@ -5,6 +5,10 @@
 use std::{process::Command, time::Duration};
 
 use futures_util::{StreamExt, future::join_all};
+use nix::{
+    sys::signal::{Signal as NixSignal, kill},
+    unistd::Pid as NixPid,
+};
 use protocol::{
     Backend, BindMount, ContainerSpec, Error, FilesQuery, Limits, MemoryLimits, ProcessSpec, ResourceLimits,
     TtySpec,
@@ -32,13 +36,13 @@ async fn ended(world: &World, handle: &str, spec: ProcessSpec) -> (String, i32) 
 }
 
 /// A signal to the supervisor of a container.
-fn signal_supervisor(handle: &str, signal: &str) {
+fn signal_supervisor(handle: &str, signal: NixSignal) {
     // The container's init has the same name: the supervisor is the one that was there first.
     let mut pids: Vec<u32> =
         supervisors(handle).iter().filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
     pids.sort_unstable();
-    let status = Command::new("kill").args([signal, &pids[0].to_string()]).status().expect("kill");
-    assert!(status.success());
+    let pid = NixPid::from_raw(i32::try_from(pids[0]).expect("a pid"));
+    kill(pid, signal).expect("signal the supervisor");
 }
 
 #[test]
@@ -46,7 +50,7 @@ fn a_supervisor_that_does_not_answer_is_killed_by_destroy() {
     on_linux(|world| {
         Box::pin(async move {
             let handle = world.create().await;
-            signal_supervisor(&handle, "-STOP");
+            signal_supervisor(&handle, NixSignal::SIGSTOP);
             world.backend().destroy(&handle).await.expect("destroy");
             assert_eq!(supervisors_left(&handle).await, Vec::<String>::new());
         })
@@ -59,7 +63,7 @@ fn a_container_whose_supervisor_died_can_be_stopped_and_destroyed() {
         Box::pin(async move {
             let handle = world.create().await;
             let process = world.backend().run(&handle, sh("sleep 1000")).await.expect("run");
-            signal_supervisor(&handle, "-KILL");
+            signal_supervisor(&handle, NixSignal::SIGKILL);
             assert_eq!(process.exit.await, Ok(137));
             world.backend().stop(&handle, false).await.expect("stop");
             world.backend().destroy(&handle).await.expect("destroy");
