@@ -28,6 +28,7 @@ cargo xtask COMMAND
   test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, nothing left behind
   vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
+           (bench http: the CPU time of a request beside a bare hyper server)
   build    everything, debug; build --release: with optimisation
   setup    install what the system lacks (Debian, as root), or list it
   help     this text

@@ -1,0 +1,115 @@
+//! What the front end costs: the CPU time that an ordinary keep-alive request takes in `garden-server`, beside a bare
+//! hyper server that returns the same bytes and does nothing else.
+//!
+//! `bench-http GARDEN_SERVER [ROUNDS]`, with the server's binary; `cargo xtask bench http` builds both. They take turns
+//! in one sitting. What is counted is the time of the server's process, user and kernel, as the kernel accounts it:
+//! the client's own is left out.
+
+#![forbid(unsafe_code)]
+
+mod bare;
+mod load;
+mod server;
+
+use std::{error::Error, path::Path, time::Duration};
+
+use garden_client::{Backend, Client, ContainerSpec};
+use server::Server;
+
+type Failure = Box<dyn Error + Send + Sync>;
+type Outcome<T = ()> = Result<T, Failure>;
+
+/// Containers that `list` tells.
+const CONTAINERS: usize = 200;
+const ROUNDS: usize = 40;
+/// Requests of one turn, over all connections.
+const REQUESTS: usize = 4000;
+/// Turns that are not counted.
+const WARM_UP: usize = 3;
+/// The share over the bare server's time that is allowed.
+const GOAL: f64 = 1.10;
+
+fn main() -> Outcome {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        [bare::MODE, socket, answers] => bare::serve(socket, Path::new(answers)),
+        [program] => bench(Path::new(program), ROUNDS),
+        [program, rounds] => bench(Path::new(program), rounds.parse()?),
+        _ => Err("usage: bench-http GARDEN_SERVER [ROUNDS]".into()),
+    }
+}
+
+fn bench(program: &Path, rounds: usize) -> Outcome {
+    let scratch = tempfile::tempdir()?;
+    let garden = Server::garden(program, scratch.path())?;
+    let handle = fill(garden.socket())?;
+    let paths = ["/ping".to_owned(), format!("/containers/{handle}/info"), "/containers".to_owned()];
+
+    let mut answers = Vec::new();
+    for path in &paths {
+        answers.push((path.clone(), load::answer(garden.socket(), path)?));
+    }
+    let bare = Server::bare(&answers, scratch.path())?;
+    for (path, expected) in &answers {
+        let given = load::answer(bare.socket(), path)?;
+        if load::undated(&given) != load::undated(expected) {
+            return Err(format!("{path}: the bare server answers otherwise").into());
+        }
+    }
+
+    println!("CPU time of the server for each request, µs, p50 / p95 of {rounds} turns of {REQUESTS} requests");
+    println!("{:22} {:>16} {:>16} {:>8}   (goal: at most {GOAL})", "", "garden-server", "bare hyper", "ratio");
+    for (path, answer) in &answers {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for round in 0..WARM_UP + rounds {
+            let turn = [one_turn(&garden, path, answer.len())?, one_turn(&bare, path, answer.len())?];
+            if round >= WARM_UP {
+                ours.push(turn[0]);
+                theirs.push(turn[1]);
+            }
+        }
+        let ratio = percentile(&ours, 50) / percentile(&theirs, 50);
+        let name = path.replace(&handle, ":handle");
+        println!(
+            "{name:22} {:>7.2} /{:>7.2} {:>7.2} /{:>7.2} {ratio:>8.3}",
+            percentile(&ours, 50),
+            percentile(&ours, 95),
+            percentile(&theirs, 50),
+            percentile(&theirs, 95)
+        );
+    }
+    Ok(())
+}
+
+/// Makes the containers and answers with the handle of one.
+fn fill(socket: &Path) -> Outcome<String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let client = Client::new(&format!("unix:{}", socket.display()))?;
+        let mut handle = String::new();
+        for n in 0..CONTAINERS {
+            let spec = ContainerSpec {
+                // As Diego's are.
+                handle: format!("{n:08x}-5c1d-4c9b-7a3e-{n:012x}"),
+                properties: [("garden.network:app".to_owned(), "web".to_owned())].into(),
+                ..ContainerSpec::default()
+            };
+            handle = client.create(spec).await?;
+        }
+        Ok(handle)
+    })
+}
+
+/// Microseconds of the server's CPU time for each request.
+fn one_turn(server: &Server, path: &str, answer_bytes: usize) -> Outcome<f64> {
+    let before = server.cpu_time()?;
+    load::requests(server.socket(), path, answer_bytes, REQUESTS)?;
+    let spent: Duration = server.cpu_time()? - before;
+    Ok(spent.as_secs_f64() * 1e6 / REQUESTS as f64)
+}
+
+fn percentile(times: &[f64], percent: usize) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
