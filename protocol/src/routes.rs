@@ -1,6 +1,6 @@
 //! The one table of routes, read by the server (which request is this?) and the client (where does this go?).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::LazyLock};
 
 /// Every operation of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,41 +124,61 @@ impl Route {
     }
 }
 
+/// More than any route has: what is longer is found nowhere.
+const SEGMENTS_MAX: usize = 8;
+
+/// A line of the table, its path taken apart.
+struct Pattern {
+    def: &'static RouteDef,
+    segments: Vec<&'static str>,
+}
+
+impl Pattern {
+    /// The decoded parameters, if the path is one of this pattern's.
+    fn parameters(&self, path: &[&str]) -> Option<Vec<String>> {
+        let is_parameter = |wanted: &&str| wanted.starts_with(':');
+        let fits =
+            |(wanted, given): (&&str, &&str)| wanted == given || (is_parameter(wanted) && !given.is_empty());
+        if path.len() != self.segments.len() || !self.segments.iter().zip(path).all(fits) {
+            return None;
+        }
+        let values = self.segments.iter().zip(path).filter(|(wanted, _)| is_parameter(wanted));
+        values.map(|(_, given)| unescape(given)).collect()
+    }
+}
+
+static PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
+    ROUTES.iter().map(|def| Pattern { def, segments: def.path.split('/').collect() }).collect()
+});
+
 /// Finds the route of a request by its method and raw (still escaped) path.
 pub fn find(method: &str, path: &str) -> Match {
+    let mut segments = [""; SEGMENTS_MAX];
+    let mut count = 0;
+    for segment in path.split('/') {
+        let Some(place) = segments.get_mut(count) else { return Match::NotFound };
+        *place = segment;
+        count += 1;
+    }
     let mut allowed: Vec<&str> = Vec::new();
-    for def in ROUTES {
-        let Some(parameters) = parameters(def.path, path) else { continue };
-        if def.method == method {
-            return Match::Found(def.route, parameters);
+    for pattern in PATTERNS.iter() {
+        let Some(parameters) = pattern.parameters(&segments[..count]) else { continue };
+        if pattern.def.method == method {
+            return Match::Found(pattern.def.route, parameters);
         }
-        if !allowed.contains(&def.method) {
-            allowed.push(def.method);
+        if !allowed.contains(&pattern.def.method) {
+            allowed.push(pattern.def.method);
         }
     }
     if allowed.is_empty() { Match::NotFound } else { Match::MethodNotAllowed(allowed.join(", ")) }
 }
 
-fn parameters(pattern: &str, path: &str) -> Option<Vec<String>> {
-    let mut values = Vec::new();
-    let mut segments = path.split('/');
-    for wanted in pattern.split('/') {
-        let segment = segments.next()?;
-        if wanted.starts_with(':') {
-            if segment.is_empty() {
-                return None;
-            }
-            values.push(unescape(segment)?);
-        } else if wanted != segment {
-            return None;
-        }
-    }
-    segments.next().is_none().then_some(values)
-}
-
 /// Undoes query escaping: `%2F` is `/`, `+` a space. None for a broken escape; bytes that are not UTF-8 become
 /// U+FFFD.
 pub fn unescape(text: &str) -> Option<String> {
+    if !text.bytes().any(|byte| matches!(byte, b'+' | b'%')) {
+        return Some(text.to_owned());
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
