@@ -58,6 +58,7 @@ async fn answer(app: Arc<App>, method: Method, path: FullPath, query: String, bo
         Match::Found(route, parameters) => (route, parameters),
         Match::MethodNotAllowed(allowed) => return response::method_not_allowed(&allowed),
         Match::NotFound => return response::not_found(),
+        Match::BrokenEscape => return response::broken_escape(path.as_str()),
     };
     let parts = Parts { parameters, query, body, max_json_body_bytes: app.config.max_json_body_bytes };
     let mut response = match read_and_perform(&app, route, parts).await {

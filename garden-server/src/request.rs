@@ -72,7 +72,7 @@ impl Request {
             Route::Ping => Request::Ping,
             Route::Capacity => Request::Capacity,
             Route::Create => Request::Create(parts.json().await?),
-            Route::List => Request::List(parts.filter()),
+            Route::List => Request::List(parts.query()?),
             Route::BulkInfo => Request::BulkInfo(parts.handles()?),
             Route::BulkMetrics => Request::BulkMetrics(parts.handles()?),
             Route::Info => Request::Info { handle: parameter() },
@@ -85,10 +85,10 @@ impl Request {
             }
             Route::StreamIn => Request::StreamIn {
                 handle: parameter(),
-                query: parts.files("destination"),
+                query: parts.files("destination")?,
                 tar: std::mem::replace(&mut parts.body, Box::pin(futures_util::stream::empty())),
             },
-            Route::StreamOut => Request::StreamOut { handle: parameter(), query: parts.files("source") },
+            Route::StreamOut => Request::StreamOut { handle: parameter(), query: parts.files("source")? },
             Route::BandwidthLimits => Request::BandwidthLimits { handle: parameter() },
             Route::CpuLimits => Request::CpuLimits { handle: parameter() },
             Route::DiskLimits => Request::DiskLimits { handle: parameter() },
@@ -156,27 +156,22 @@ impl Parts {
     }
 
     /// The first value of each key.
-    fn filter(&self) -> Properties {
-        let mut filter = Properties::new();
-        for (key, value) in query_pairs(&self.query) {
-            filter.entry(key).or_insert(value);
+    fn query(&self) -> Result<Properties> {
+        let mut values = Properties::new();
+        for (key, value) in query_pairs(&self.query)? {
+            values.entry(key).or_insert(value);
         }
-        filter
+        Ok(values)
     }
 
-    fn query_value(&self, wanted: &str) -> Option<String> {
-        query_pairs(&self.query).into_iter().find(|(key, _)| key == wanted).map(|(_, value)| value)
-    }
-
-    fn files(&self, path_key: &str) -> FilesQuery {
-        FilesQuery {
-            user: self.query_value("user").unwrap_or_default(),
-            path: self.query_value(path_key).unwrap_or_default(),
-        }
+    fn files(&self, path_key: &str) -> Result<FilesQuery> {
+        let mut values = self.query()?;
+        let mut value = |key| values.remove(key).unwrap_or_default();
+        Ok(FilesQuery { user: value("user"), path: value(path_key) })
     }
 
     fn handles(&self) -> Result<Vec<String>> {
-        let Some(handles) = self.query_value("handles") else {
+        let Some(handles) = self.query()?.remove("handles") else {
             return Err(Error::BadRequest {
                 reason: "the query has no `handles`: give it as ?handles=a,b (empty for none)".to_owned(),
             });

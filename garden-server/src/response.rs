@@ -31,6 +31,12 @@ pub(crate) fn not_found() -> Response {
     plain(StatusCode::NOT_FOUND, "404 page not found\n", HeaderMap::new())
 }
 
+/// The path has an escape that is none.
+pub(crate) fn broken_escape(path: &str) -> Response {
+    let reason = format!("the path {path:?} cannot be understood: a % is written %25");
+    error(StatusCode::BAD_REQUEST, &Error::BadRequest { reason })
+}
+
 /// The path is there for other methods.
 pub(crate) fn method_not_allowed(allowed: &str) -> Response {
     let mut headers = HeaderMap::new();

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use protocol::{json::DurationNs, *};
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,9 +21,10 @@ const ONE_WAY: &[(&str, &str)] = &[
     ),
 ];
 
-fn same<T: Serialize + DeserializeOwned>(name: &str, text: &[u8]) {
+fn same<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, text: &[u8]) {
     let value: T = json::decode(text).unwrap_or_else(|error| panic!("{name}: {error}"));
     let again = json::encode(&value).unwrap();
+    assert_eq!(json::decode::<T>(&again).unwrap(), value, "{name}: what we write we read");
     let expected = [text.strip_suffix(b"\n").unwrap_or(text), b"\n"].concat();
     if !ONE_WAY.iter().any(|(file, _)| *file == name) {
         assert_eq!(String::from_utf8(again).unwrap(), String::from_utf8(expected).unwrap(), "{name}");
@@ -63,16 +67,35 @@ fn check(name: &str, text: &[u8]) {
 #[test]
 fn every_type_equals_its_golden_file() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/wire/golden");
-    let mut checked = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name != "index.json" {
-            check(&name, &std::fs::read(&path).unwrap());
-            checked += 1;
-        }
+    let index: Vec<BTreeMap<String, String>> =
+        serde_json::from_slice(&std::fs::read(folder.join("index.json")).unwrap()).unwrap();
+    let indexed: BTreeSet<&str> = index.iter().map(|entry| entry["file"].as_str()).collect();
+    for name in &indexed {
+        check(name, &std::fs::read(folder.join(name)).unwrap());
     }
-    assert_eq!(checked, 88, "every sample of the index was read");
+    let files =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let unused: Vec<String> =
+        files.filter(|name| name != "index.json" && !indexed.contains(name.as_str())).collect();
+    assert_eq!(unused, [""; 0], "samples that the index does not name");
+    assert_eq!(indexed.len(), 88);
+}
+
+#[test]
+fn what_cannot_come_back_is_read_as_said() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/wire/golden");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    for (name, reason) in ONE_WAY {
+        let empty = match name.split('.').next().unwrap() {
+            "req-bulknetout" => json::decode::<Vec<NetOutRule>>(&read(name)).unwrap().is_empty(),
+            "res-bulkinfo" => json::decode::<BulkInfo>(&read(name)).unwrap().0.is_empty(),
+            "res-properties" => json::decode::<Properties>(&read(name)).unwrap().is_empty(),
+            _ => continue,
+        };
+        assert!(empty, "{name}: {reason}");
+    }
+    let payload: ProcessPayload = json::decode(&read("stream-stdin.nonutf8.json")).unwrap();
+    assert!(payload.data.unwrap().contains('\u{fffd}'));
 }
 
 #[test]

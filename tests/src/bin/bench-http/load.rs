@@ -74,5 +74,6 @@ fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 fn request(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: api\r\nUser-Agent: bench\r\nAccept-Encoding: gzip\r\n\r\n").into_bytes()
+    format!("GET {path} HTTP/1.1\r\nHost: api\r\nUser-Agent: bench\r\nAccept-Encoding: gzip\r\n\r\n")
+        .into_bytes()
 }

@@ -58,8 +58,13 @@ fn bench(program: &Path, rounds: usize) -> Outcome {
         }
     }
 
-    println!("CPU time of the server for each request, µs, p50 / p95 of {rounds} turns of {REQUESTS} requests");
-    println!("{:22} {:>16} {:>16} {:>8}   (goal: at most {GOAL})", "", "garden-server", "bare hyper", "ratio");
+    println!(
+        "CPU time of the server for each request, µs, p50 / p95 of {rounds} turns of {REQUESTS} requests"
+    );
+    println!(
+        "{:22} {:>16} {:>16} {:>8}   (goal: at most {GOAL})",
+        "", "garden-server", "bare hyper", "ratio"
+    );
     for (path, answer) in &answers {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..WARM_UP + rounds {
