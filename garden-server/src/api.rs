@@ -6,7 +6,7 @@ use bytes::Buf;
 use futures_util::{Stream, StreamExt};
 use hyper::{Method, StatusCode};
 use protocol::{
-    Backend, ByteStream,
+    Backend, ByteStream, Error,
     routes::{self, Match, Route},
 };
 use warp::{Filter, filters::path::FullPath, reply::Response};
@@ -16,7 +16,7 @@ use crate::{
     connection::Routes,
     debug,
     grace::GraceClock,
-    metrics::{Metrics, RouteName},
+    metrics::Metrics,
     perform::perform,
     request::{Parts, Request},
     response,
@@ -34,44 +34,61 @@ pub(crate) struct App {
 
 /// The routes of the API's listeners.
 pub(crate) fn routes(app: Arc<App>) -> Routes {
-    let metrics = debug::metrics(app.metrics.clone(), app.backend.clone());
     let query = warp::query::raw().or_else(|_| async { Ok::<_, Infallible>((String::new(),)) });
-    let api = warp::method()
+    warp::method()
         .and(warp::path::full())
         .and(query)
         .and(warp::body::stream())
         .then(move |method: Method, path: FullPath, query: String, body| {
-            let (body, rest) = body::lend(to_byte_stream(body));
-            let answer = answer(app.clone(), method, path, query, body);
+            let app = app.clone();
             async move {
-                let response = answer.await;
+                let body = to_byte_stream(body);
+                // These have no body that anybody would wait for.
+                if matches!(method, Method::GET | Method::DELETE | Method::HEAD) {
+                    return answer(&app, &method, path.as_str(), query, body).await;
+                }
+                let (body, rest) = body::lend(body);
+                let response = answer(&app, &method, path.as_str(), query, body).await;
                 rest.drain().await;
                 response
             }
         })
-        .boxed();
-    metrics.or(api).unify().boxed()
+        .boxed()
 }
 
-async fn answer(app: Arc<App>, method: Method, path: FullPath, query: String, body: ByteStream) -> Response {
-    let (route, parameters) = match routes::find(method.as_str(), path.as_str()) {
-        Match::Found(route, parameters) => (route, parameters),
-        Match::MethodNotAllowed(allowed) => return response::method_not_allowed(&allowed),
-        Match::NotFound => return response::not_found(),
-        Match::BrokenEscape => return response::broken_escape(path.as_str()),
-    };
-    let parts = Parts { parameters, query, body, max_json_body_bytes: app.config.max_json_body_bytes };
-    let mut response = match read_and_perform(&app, route, parts).await {
-        Ok(response) => response,
-        Err(error) => {
-            tracing::debug!(%method, path = path.as_str(), %error, "request failed");
-            // Every status that an error has is one.
-            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            response::error(status, &error)
+async fn answer(app: &Arc<App>, method: &Method, path: &str, query: String, body: ByteStream) -> Response {
+    let observed = app.metrics.request();
+    let (name, response) = match routes::find(method.as_str(), path) {
+        Match::Found(route, parameters) => {
+            let parts =
+                Parts { parameters, query, body, max_json_body_bytes: app.config.max_json_body_bytes };
+            let done = read_and_perform(app, route, parts).await;
+            let ok = done.is_ok();
+            let response = done.unwrap_or_else(|error| failed(method, path, &error));
+            observed.performed(route, ok, response.status());
+            return response;
         }
+        Match::MethodNotAllowed(allowed) => (None, response::method_not_allowed(&allowed)),
+        Match::BrokenEscape => (None, response::broken_escape(path)),
+        Match::NotFound => aside(app, method, path),
     };
-    response.extensions_mut().insert(RouteName(route.def().name));
+    observed.answered(name, method, response.status());
     response
+}
+
+fn failed(method: &Method, path: &str, error: &Error) -> Response {
+    tracing::debug!(%method, path, %error, "request failed");
+    // Every status that an error has is one.
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response::error(status, error)
+}
+
+/// What is served beside the protocol's table, and its name in the metrics.
+fn aside(app: &App, method: &Method, path: &str) -> (Option<&'static str>, Response) {
+    match (method, path) {
+        (&Method::GET, "/metrics") => (Some("prometheus"), debug::prometheus(app)),
+        _ => (None, response::not_found()),
+    }
 }
 
 async fn read_and_perform(app: &Arc<App>, route: Route, parts: Parts) -> protocol::Result<Response> {
@@ -79,7 +96,7 @@ async fn read_and_perform(app: &Arc<App>, route: Route, parts: Parts) -> protoco
     let names_container = route.def().path.contains("/:handle");
     let hold = names_container.then(|| app.grace.hold(parts.parameters.first().map_or("", String::as_str)));
     let request = Request::read(route, parts).await?;
-    perform(app, request, hold, route.def().name).await
+    perform(app, request, hold).await
 }
 
 fn to_byte_stream(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> ByteStream {

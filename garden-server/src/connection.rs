@@ -31,7 +31,7 @@ use tower_service::Service as _;
 
 use crate::{
     guard::Guard,
-    metrics::{Metrics, RouteName},
+    metrics::Metrics,
     socket::{FlushNoting, Socket},
 };
 
@@ -185,11 +185,14 @@ impl hyper::service::Service<Request<Incoming>> for Http {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.exchange.busy.store(true, Ordering::Relaxed);
         let busy = BusyMark(self.exchange.clone());
-        let observed = self.service.metrics.request(request.method());
         let check = |guard: &Guard| guard.check(request.headers(), self.over_tcp);
         let answer = match self.service.guard.as_ref().map_or(Ok(()), check) {
             Ok(()) => Ok(warp::service(self.service.routes.clone()).call(request)),
-            Err(refusal) => Err(refusal.into_response()),
+            Err(refusal) => {
+                let refused = refusal.into_response();
+                self.service.metrics.request().answered(None, request.method(), refused.status());
+                Err(refused)
+            }
         };
         Box::pin(async move {
             let mut response = match answer {
@@ -199,8 +202,6 @@ impl hyper::service::Service<Request<Incoming>> for Http {
                 },
                 Err(refused) => refused,
             };
-            let route = response.extensions_mut().remove::<RouteName>();
-            observed.answered(route, response.status());
             Ok(match response.extensions_mut().remove::<Hijack>() {
                 Some(hijack) => {
                     busy.0.set_hijack(hijack);

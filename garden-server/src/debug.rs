@@ -1,46 +1,36 @@
 //! What operators look at: metrics, and the variable that dashboards of Garden's reference read.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
-use hyper::header::CONTENT_TYPE;
-use protocol::Backend;
+use hyper::{Method, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
-use warp::{Filter, Reply, reply::Response};
+use warp::{Filter, Reply, filters::path::FullPath, reply::Response};
 
-use crate::{
-    connection::Routes,
-    metrics::{Metrics, RouteName},
-    response,
-};
+use crate::{api::App, connection::Routes, response};
 
 /// The routes of the debug listener.
-pub(crate) fn routes(app: &Arc<crate::api::App>) -> Routes {
-    let vars = warp::path!("debug" / "vars").and(warp::get()).map(debug_vars).boxed();
-    let rest = warp::any().map(response::not_found);
-    metrics(app.metrics.clone(), app.backend.clone()).or(vars).unify().or(rest).unify().boxed()
+pub(crate) fn routes(app: Arc<App>) -> Routes {
+    warp::method()
+        .and(warp::path::full())
+        .map(move |method: Method, path: FullPath| {
+            let observed = app.metrics.request();
+            let (name, response) = match (&method, path.as_str()) {
+                (&Method::GET, "/metrics") => (Some("prometheus"), prometheus(&app)),
+                (&Method::GET, "/debug/vars") => (Some("debug_vars"), debug_vars()),
+                _ => (None, response::not_found()),
+            };
+            observed.answered(name, &method, response.status());
+            response
+        })
+        .boxed()
 }
 
 /// `GET /metrics`.
-pub(crate) fn metrics(metrics: Arc<Metrics>, backend: Arc<dyn Backend>) -> Routes {
-    warp::path!("metrics")
-        .and(warp::get())
-        .and_then(move || {
-            let text = metrics.render(backend.telemetry());
-            async move {
-                let mut response = match text {
-                    Ok(text) => {
-                        warp::reply::with_header(text, CONTENT_TYPE, prometheus::TEXT_FORMAT).into_response()
-                    }
-                    Err(error) => response::error(
-                        hyper::StatusCode::INTERNAL_SERVER_ERROR,
-                        &protocol::Error::failed(&error),
-                    ),
-                };
-                response.extensions_mut().insert(RouteName("prometheus"));
-                Ok::<_, Infallible>(response)
-            }
-        })
-        .boxed()
+pub(crate) fn prometheus(app: &App) -> Response {
+    match app.metrics.render(app.backend.telemetry()) {
+        Ok(text) => warp::reply::with_header(text, CONTENT_TYPE, prometheus::TEXT_FORMAT).into_response(),
+        Err(error) => response::error(StatusCode::INTERNAL_SERVER_ERROR, &protocol::Error::failed(&error)),
+    }
 }
 
 #[derive(Serialize)]
@@ -59,12 +49,7 @@ struct MemStats {
 fn debug_vars() -> Response {
     let resident_bytes = resident_bytes();
     let vars = DebugVars { memstats: MemStats { alloc: resident_bytes, sys: resident_bytes } };
-    let mut response = match response::json(&vars) {
-        Ok(response) => response,
-        Err(error) => response::error(hyper::StatusCode::INTERNAL_SERVER_ERROR, &error),
-    };
-    response.extensions_mut().insert(RouteName("debug_vars"));
-    response
+    response::json(&vars).unwrap_or_else(|error| response::error(StatusCode::INTERNAL_SERVER_ERROR, &error))
 }
 
 /// The server's resident memory: what it holds of the host. Never zero, which a dashboard takes for "down".

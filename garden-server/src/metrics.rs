@@ -1,13 +1,17 @@
 //! What the front end counts, and how it and the backend's samples become Prometheus's text.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::OnceLock, time::Instant};
 
 use hyper::{Method, StatusCode};
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
-use protocol::{Sample, SampleKind};
+use protocol::{
+    Sample, SampleKind,
+    routes::{ROUTES, Route},
+};
 
 use crate::config::Config;
 
@@ -16,9 +20,14 @@ const BUCKETS_SECONDS: &[f64] = &[
     0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
-/// The route that answered, among a response's extensions.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RouteName(pub(crate) &'static str);
+/// Where a route's successful requests are counted.
+struct Success {
+    status: StatusCode,
+    requests: IntCounter,
+    request_seconds: Histogram,
+    operations: IntCounter,
+    operation_seconds: Histogram,
+}
 
 /// The front end's own metrics.
 pub(crate) struct Metrics {
@@ -28,6 +37,8 @@ pub(crate) struct Metrics {
     in_flight: IntGauge,
     operations: IntCounterVec,
     operation_seconds: HistogramVec,
+    /// Of each route, what its successes are counted in: looking it up by its labels would take longer than a ping.
+    successes: [OnceLock<Success>; ROUTES.len()],
     open_streams: IntGaugeVec,
     connections: IntGauge,
 }
@@ -57,6 +68,7 @@ impl Metrics {
                 histogram("garden_operation_duration_seconds", "Time that operations on containers took."),
                 &["operation", "result"],
             )?,
+            successes: [const { OnceLock::new() }; ROUTES.len()],
             open_streams: IntGaugeVec::new(
                 Opts::new("garden_open_streams", "Connections that carry a process's streams, by kind."),
                 &["kind"],
@@ -81,19 +93,44 @@ impl Metrics {
     }
 
     /// A request has come.
-    pub(crate) fn request(&self, method: &Method) -> ObservedRequest {
+    pub(crate) fn request(&self) -> ObservedRequest<'_> {
         ObservedRequest {
-            requests: self.requests.clone(),
-            seconds: self.request_seconds.clone(),
-            method: method_label(method),
+            metrics: self,
             begin: Instant::now(),
             _in_flight: Counted::new(self.in_flight.clone()),
         }
     }
 
-    /// An operation begins.
+    /// An operation that no request asked for begins.
     pub(crate) fn operation(&self, name: &'static str) -> ObservedOperation<'_> {
         ObservedOperation { metrics: self, name, begin: Instant::now() }
+    }
+
+    fn success(&self, route: Route, status: StatusCode) -> Option<&Success> {
+        let success = self.successes.get(route as usize)?.get_or_init(|| {
+            let def = route.def();
+            let request = [def.name, def.method, status.as_str()];
+            let operation = [def.name, result_label(true)];
+            Success {
+                status,
+                requests: self.requests.with_label_values(&request),
+                request_seconds: self.request_seconds.with_label_values(&request),
+                operations: self.operations.with_label_values(&operation),
+                operation_seconds: self.operation_seconds.with_label_values(&operation),
+            }
+        });
+        (success.status == status).then_some(success)
+    }
+
+    fn count_request(&self, labels: [&str; 3], took_seconds: f64) {
+        self.requests.with_label_values(&labels).inc();
+        self.request_seconds.with_label_values(&labels).observe(took_seconds);
+    }
+
+    fn count_operation(&self, name: &str, ok: bool, took_seconds: f64) {
+        let labels = [name, result_label(ok)];
+        self.operations.with_label_values(&labels).inc();
+        self.operation_seconds.with_label_values(&labels).observe(took_seconds);
     }
 
     /// A stream opens; it is counted as long as the value lives.
@@ -115,24 +152,36 @@ impl Metrics {
 }
 
 /// A request that is being worked on.
-pub(crate) struct ObservedRequest {
-    requests: IntCounterVec,
-    seconds: HistogramVec,
-    method: &'static str,
+pub(crate) struct ObservedRequest<'a> {
+    metrics: &'a Metrics,
     begin: Instant,
     _in_flight: Counted,
 }
 
-impl ObservedRequest {
-    pub(crate) fn answered(self, route: Option<RouteName>, status: StatusCode) {
-        let route = route.map_or("none", |RouteName(name)| name);
-        let labels = [route, self.method, status.as_str()];
-        self.requests.with_label_values(&labels).inc();
-        self.seconds.with_label_values(&labels).observe(self.begin.elapsed().as_secs_f64());
+impl ObservedRequest<'_> {
+    /// It led to a route of the protocol's table, whose operation succeeded or failed.
+    pub(crate) fn performed(self, route: Route, ok: bool, status: StatusCode) {
+        let took_seconds = self.begin.elapsed().as_secs_f64();
+        if ok && let Some(success) = self.metrics.success(route, status) {
+            success.requests.inc();
+            success.request_seconds.observe(took_seconds);
+            success.operations.inc();
+            success.operation_seconds.observe(took_seconds);
+            return;
+        }
+        let def = route.def();
+        self.metrics.count_request([def.name, def.method, status.as_str()], took_seconds);
+        self.metrics.count_operation(def.name, ok, took_seconds);
+    }
+
+    /// It led to what is not in the table; `route` is the label of that, none if it led nowhere.
+    pub(crate) fn answered(self, route: Option<&'static str>, method: &Method, status: StatusCode) {
+        let labels = [route.unwrap_or("none"), method_label(method), status.as_str()];
+        self.metrics.count_request(labels, self.begin.elapsed().as_secs_f64());
     }
 }
 
-/// An operation that runs.
+/// An operation that runs without a request.
 pub(crate) struct ObservedOperation<'a> {
     metrics: &'a Metrics,
     name: &'static str,
@@ -141,10 +190,7 @@ pub(crate) struct ObservedOperation<'a> {
 
 impl ObservedOperation<'_> {
     pub(crate) fn finished(self, ok: bool) {
-        let labels = [self.name, if ok { "ok" } else { "error" }];
-        self.metrics.operations.with_label_values(&labels).inc();
-        let seconds = self.begin.elapsed().as_secs_f64();
-        self.metrics.operation_seconds.with_label_values(&labels).observe(seconds);
+        self.metrics.count_operation(self.name, ok, self.begin.elapsed().as_secs_f64());
     }
 }
 
@@ -162,6 +208,10 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+fn result_label(ok: bool) -> &'static str {
+    if ok { "ok" } else { "error" }
 }
 
 /// A label per method of the protocol: a client must not make labels up.

@@ -28,19 +28,7 @@ use crate::{
 };
 
 /// Does what the request asks. `hold` keeps the container's grace clock from running as long as its streams are open.
-pub(crate) async fn perform(
-    app: &Arc<App>,
-    request: Request,
-    hold: Option<Hold>,
-    operation: &'static str,
-) -> Result<Response> {
-    let observed = app.metrics.operation(operation);
-    let done = do_it(app, request, hold).await;
-    observed.finished(done.is_ok());
-    done
-}
-
-async fn do_it(app: &Arc<App>, request: Request, hold: Option<Hold>) -> Result<Response> {
+pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>) -> Result<Response> {
     let backend = &app.backend;
     match request {
         Request::Ping => backend.ping().await.map(|()| done()),

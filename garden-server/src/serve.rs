@@ -61,7 +61,7 @@ pub async fn serve(
     for listener in listeners {
         let (routes, guard) = match listener.serves {
             Serves::Api => (api::routes(app.clone()), Some(guard.clone())),
-            Serves::Debug => (debug::routes(&app), None),
+            Serves::Debug => (debug::routes(app.clone()), None),
         };
         let service = Service {
             routes,
