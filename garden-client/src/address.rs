@@ -1,22 +1,26 @@
 //! Where a server listens, and getting a connection there.
 
-use std::{fmt, io, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, io, net::SocketAddrV6, path::PathBuf, str::FromStr, time::Duration};
 
 use protocol::{Error, Result};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    time::{Instant, sleep, timeout_at},
+    time::{sleep, timeout},
 };
 
-/// The address of a Garden server.
+use crate::retry::Backoff;
+
+/// The address of a Garden server: `unix:/path`, `unix:///path`, `tcp:host:port` or `tcp://host:port`, an IPv6 address
+/// in brackets. What has no scheme is a path if there is a slash in it, and else a host and a port.
 ///
 /// ```
 /// use garden_client::Address;
 ///
 /// let unix: Address = "unix:/run/garden/garden.sock".parse()?;
 /// assert_eq!("/run/garden/garden.sock".parse::<Address>()?, unix);
-/// assert_eq!("127.0.0.1:7777".parse::<Address>()?, "tcp:127.0.0.1:7777".parse()?);
+/// assert_eq!("127.0.0.1:7777".parse::<Address>()?, "tcp://127.0.0.1:7777".parse()?);
+/// assert!("[::1]:7777".parse::<Address>().is_ok());
 /// # Ok::<(), protocol::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,29 +41,46 @@ impl FromStr for Address {
         if let Some(host_port) = text.strip_prefix("tcp:") {
             return tcp(host_port.strip_prefix("//").unwrap_or(host_port), text);
         }
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(unusable(text, &format!("{scheme} is not one of unix and tcp")));
+        }
         if text.contains('/') { unix(text, text) } else { tcp(text, text) }
     }
 }
 
 fn unix(path: &str, text: &str) -> Result<Address> {
-    if path.is_empty() || path.contains('\0') {
-        return Err(unusable(text));
+    if path.is_empty() {
+        return Err(unusable(text, "it names no path"));
+    }
+    if path.contains('\0') {
+        return Err(unusable(text, "a path cannot contain NUL"));
     }
     Ok(Address::Unix(PathBuf::from(path)))
 }
 
 fn tcp(host_port: &str, text: &str) -> Result<Address> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '%');
-    match host_port.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok() => {
-            Ok(Address::Tcp(host_port.to_owned()))
-        }
-        _ => Err(unusable(text)),
-    }
+    let (host, port) = host_port.rsplit_once(':').ok_or_else(|| unusable(text, "it names no port"))?;
+    let in_brackets = host.starts_with('[') && host.ends_with(']');
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let wrong = if host.is_empty() {
+        "it names no host"
+    } else if in_brackets && format!("{host}:1").parse::<SocketAddrV6>().is_err() {
+        "what stands in brackets is no IPv6 address"
+    } else if !in_brackets && host.contains(':') {
+        "an IPv6 address must stand in brackets, as in tcp:[::1]:7777"
+    } else if !in_brackets && !host.chars().all(plain) {
+        "its host is neither a name nor an address"
+    } else if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        "its port is not a number from 1 to 65535"
+    } else {
+        return Ok(Address::Tcp(host_port.to_owned()));
+    };
+    Err(unusable(text, wrong))
 }
 
-fn unusable(text: &str) -> Error {
-    Error::invalid("target", format!("{text:?} is no address: use unix:/path/of/the.sock or tcp:host:port"))
+fn unusable(text: &str, why: &str) -> Error {
+    let reason = format!("{text:?} is no address: {why}; use unix:/path/of/the.sock or tcp:host:port");
+    Error::invalid("target", reason)
 }
 
 impl fmt::Display for Address {
@@ -78,25 +99,43 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Where to connect and how long that may take: all that opening one more connection needs.
+/// Where to connect and for how long to wait: all that opening one more connection needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     pub address: Address,
+    /// For one attempt.
     pub connect_timeout: Duration,
+    /// For an ordinary request, or for a process to start.
+    pub request_timeout: Option<Duration>,
+    /// Between two bytes of a tar.
+    pub stream_idle_timeout: Option<Duration>,
+    /// How long attempts may begin; zero: there is one.
+    pub retry_for: Duration,
 }
 
 impl Endpoint {
     pub async fn connect(&self) -> Result<Socket> {
-        let deadline = Instant::now() + self.connect_timeout;
-        match timeout_at(deadline, self.connect_once_there_is_room()).await {
-            Ok(Ok(socket)) => Ok(socket),
-            Ok(Err(error)) => Err(self.refused(&error)),
-            Err(_) => Err(Error::Connection {
-                message: format!(
-                    "cannot connect to {}: no answer within {:?}; is this the server's address, and is the server alive?",
-                    self.address, self.connect_timeout
-                ),
-            }),
+        self.connect_with(&mut Backoff::new(self.retry_for)).await
+    }
+
+    /// Connects, with the attempts that `backoff` has left.
+    pub async fn connect_with(&self, backoff: &mut Backoff) -> Result<Socket> {
+        loop {
+            let error = match timeout(self.connect_timeout, self.connect_once_there_is_room()).await {
+                Ok(Ok(socket)) => return Ok(socket),
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    return Err(Error::TimedOut {
+                        operation: "connect",
+                        address: self.address.to_string(),
+                        after: self.connect_timeout,
+                        perhaps_done: false,
+                    });
+                }
+            };
+            if !may_be_restarting(&error) || !backoff.pause().await {
+                return Err(self.refused(&error));
+            }
         }
     }
 
@@ -130,8 +169,14 @@ impl Endpoint {
             }
             _ => "check the address",
         };
-        Error::Connection { message: format!("cannot connect to {}: {error}; {advice}", self.address) }
+        Error::CannotConnect { message: format!("cannot connect to {}: {error}; {advice}", self.address) }
     }
+}
+
+/// Whether a server may listen there soon: between two servers nobody listens, or there is no socket's file.
+fn may_be_restarting(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | NotFound)
 }
 
 #[cfg(test)]
@@ -147,15 +192,36 @@ mod tests {
         assert_eq!("unix:b.sock".parse(), unix("b.sock"));
         assert_eq!("./b.sock".parse(), unix("./b.sock"));
         assert_eq!("tcp:127.0.0.1:7777".parse(), tcp("127.0.0.1:7777"));
+        assert_eq!("tcp://127.0.0.1:7777".parse(), tcp("127.0.0.1:7777"));
         assert_eq!("tcp://[::1]:7777".parse(), tcp("[::1]:7777"));
+        assert_eq!("tcp:[fe80::1%2]:7777".parse(), tcp("[fe80::1%2]:7777"));
         assert_eq!("localhost:1".parse(), tcp("localhost:1"));
     }
 
     #[test]
-    fn what_is_no_address_is_refused_by_name() {
-        for text in ["", "unix:", "tcp:", "host", "host:", ":80", "host:99999", "a b:1", "a\r\nX: y:1"] {
+    fn what_is_no_address_is_refused_by_what_is_wrong_with_it() {
+        for (text, wrong) in [
+            ("", "it names no port"),
+            ("unix:", "it names no path"),
+            ("unix://", "it names no path"),
+            ("unix:/a\0b", "a path cannot contain NUL"),
+            ("tcp:", "it names no port"),
+            ("host", "it names no port"),
+            ("host:", "its port is not a number"),
+            ("host:0", "its port is not a number"),
+            ("host:99999", "its port is not a number"),
+            ("tcp://host:80/path", "its port is not a number"),
+            (":80", "it names no host"),
+            ("a b:1", "its host is neither"),
+            ("a\r\nX: y:1", "must stand in brackets"),
+            ("tcp:::1:7777", "must stand in brackets"),
+            ("tcp:[::g]:7777", "what stands in brackets"),
+            ("tcp:[::1]", "must stand in brackets"),
+            ("http://host:80", "http is not one of unix and tcp"),
+        ] {
             let error = text.parse::<Address>().unwrap_err();
             assert!(matches!(&error, Error::Invalid { field: "target", .. }), "{text:?}: {error}");
+            assert!(error.to_string().contains(wrong), "{text:?}: {error}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Turning a server's answers into errors.
 
+use std::{io, time::Duration};
+
 use hyper::StatusCode;
 use protocol::{Error, ErrorBody, json, routes::Route};
 
@@ -31,7 +33,7 @@ impl Context<'_> {
         }
     }
 
-    /// The connection failed after it had been made.
+    /// The connection was lost after it had been made.
     pub fn lost(&self, error: &dyn std::fmt::Display) -> Error {
         let def = self.route.def();
         let next = match def.method {
@@ -44,6 +46,24 @@ impl Context<'_> {
                 self.address, def.name
             ),
         }
+    }
+
+    /// What came is no answer of an HTTP server: asking again would not help.
+    pub fn malformed(&self, error: &dyn std::fmt::Display) -> Error {
+        let (name, address) = (self.route.def().name, self.address);
+        Error::Malformed { reason: format!("{name}: {address} answered with what is no answer: {error}") }
+    }
+
+    /// Reading the answer failed: of the connection, or of what came over it.
+    pub fn broken(&self, error: &io::Error) -> Error {
+        if error.kind() == io::ErrorKind::InvalidData { self.malformed(error) } else { self.lost(error) }
+    }
+
+    /// The server let this time pass.
+    pub fn timed_out(&self, after: Duration) -> Error {
+        let def = self.route.def();
+        let address = self.address.to_string();
+        Error::TimedOut { operation: def.name, address, after, perhaps_done: def.method != "GET" }
     }
 
     /// The wire has types for a few errors only. The texts of the others are part of the contract too, so that they

@@ -16,12 +16,14 @@ use serde::de::DeserializeOwned;
 use crate::{
     address::{Address, Endpoint},
     files,
-    http::{Call, Http, body, query},
+    http::{Call, Http, body, in_time, query},
     process,
 };
 
 /// How long a connection may take to come about, unless [`Client::with_connect_timeout`] says otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For how long a client tries again, unless [`Client::with_retries_for`] says otherwise.
+pub const RETRIES_FOR: Duration = Duration::from_secs(1);
 
 /// A bulk query is split where its URL would grow beyond this: servers bound theirs, and so does HTTP's own type.
 const BULK_QUERY_MAX_BYTES: usize = 16 << 10;
@@ -36,13 +38,41 @@ const BULK_QUERY_MAX_BYTES: usize = 16 << 10;
 /// # async fn example() -> garden_client::Result<()> {
 /// let client = Client::new("unix:/run/garden/garden.sock")?;
 /// let handle = client.create(ContainerSpec::default()).await?;
-/// let spec = ProcessSpec { path: "echo".into(), args: vec!["hello".into()], ..ProcessSpec::default() };
-/// let ended = client.run_and_collect(&handle, spec).await?;
+/// let ended = client.run_and_collect(&handle, ProcessSpec::new("echo", ["hello"])).await?;
 /// assert_eq!((ended.exit_status, &ended.stdout[..]), (0, &b"hello\n"[..]));
 /// client.destroy(&handle).await?;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # What is tried again
+/// Connecting, before any request, where nobody listens: nothing has been asked yet. And an ordinary request that
+/// changes nothing, as well as [`stream_out`](Backend::stream_out) before its first byte, whose connection was lost.
+/// Both with pauses of 20 to 250 ms, for the time of [`with_retries_for`](Client::with_retries_for) in all. Nothing
+/// else is sent twice.
+///
+/// # Errors
+/// What the server says comes with the type that it has on the server's side. What this client says is one of four:
+///
+/// | error | done? |
+/// |---|---|
+/// | [`Error::CannotConnect`] | no |
+/// | [`Error::TimedOut`] | it says `perhaps_done` |
+/// | [`Error::Connection`], lost on the way | perhaps, if the request changes something |
+/// | [`Error::Malformed`], what came is no answer | perhaps, if the request changes something |
+///
+/// # Dropping a future
+/// closes its connection at once, and leaves no task behind. What the server makes of that:
+///
+/// - create, destroy and stop go on to their end there, if they have begun. So **a container whose create was dropped,
+///   or timed out, may exist, or may yet come to be**; a destroy sent right away can come too early and find nothing.
+///   Choose the handle yourself, so that you can destroy it later, and give the spec a grace time, so that the server
+///   does if you cannot.
+/// - run: the process may be started. Choose its id, and [`attach`](Backend::attach) tells.
+/// - stream_in: the server sees a tar cut short and reports nothing as done; files that came before may be there.
+/// - A [`Process`], its exit and its outputs: the process goes on, and can be attached to.
+/// - A write to standard input that was not waited for: none, a beginning or all of the data is written, and what is
+///   written next comes behind it. No message is cut in half.
 #[derive(Clone)]
 pub struct Client {
     http: Arc<Http>,
@@ -63,21 +93,46 @@ impl Client {
 
     /// A client of the server at this address.
     pub fn at(address: Address) -> Self {
-        let endpoint = Endpoint { address, connect_timeout: CONNECT_TIMEOUT };
-        Client { http: Arc::new(Http::new(endpoint, None)) }
+        let endpoint = Endpoint {
+            address,
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: None,
+            stream_idle_timeout: None,
+            retry_for: RETRIES_FOR,
+        };
+        Client { http: Arc::new(Http::new(endpoint)) }
     }
 
-    /// The same server, with another limit on how long a connection may take to come about.
+    /// The same server, with another limit on how long one attempt to connect may take: 5 s unless set.
     pub fn with_connect_timeout(self, limit: Duration) -> Self {
-        let endpoint = Endpoint { connect_timeout: limit, ..self.http.endpoint.clone() };
-        Client { http: Arc::new(Http::new(endpoint, self.http.request_timeout)) }
+        self.with(|endpoint| endpoint.connect_timeout = limit)
     }
 
-    /// The same server, with a limit on how long an ordinary request may take; without one, which is the default, it
-    /// may take as long as the server wants. Processes and tars have no limit in any case.
+    /// The same server, with a limit on how long an ordinary request may take in all, attempts and pauses between
+    /// them included, and [`run`](Backend::run) and [`attach`](Backend::attach) until the process is there. Unless
+    /// set there is none: a create that fetches an image takes its time, and a stop may wait for ten seconds.
     pub fn with_request_timeout(self, limit: Duration) -> Self {
-        let endpoint = self.http.endpoint.clone();
-        Client { http: Arc::new(Http::new(endpoint, Some(limit))) }
+        self.with(|endpoint| endpoint.request_timeout = Some(limit))
+    }
+
+    /// The same server, with a limit on how long a tar that is streamed in or out may stand still because of the
+    /// server: no byte taken, none sent, no answer behind the last one. Unless set there is none. It does not run while the other side is
+    /// waited for, the source of a tar or the reader of one. A process's streams have no limit: it may be
+    /// silent for days.
+    pub fn with_stream_idle_timeout(self, limit: Duration) -> Self {
+        self.with(|endpoint| endpoint.stream_idle_timeout = Some(limit))
+    }
+
+    /// The same server, with another limit on how long attempts are repeated, so that a server may be restarted
+    /// meanwhile: 1 s unless set; with zero there is one attempt. See [retries](Client#what-is-tried-again).
+    pub fn with_retries_for(self, limit: Duration) -> Self {
+        self.with(|endpoint| endpoint.retry_for = limit)
+    }
+
+    fn with(self, change: impl FnOnce(&mut Endpoint)) -> Self {
+        let mut endpoint = self.http.endpoint.clone();
+        change(&mut endpoint);
+        Client { http: Arc::new(Http::new(endpoint)) }
     }
 
     /// Where this client's server is.
@@ -91,14 +146,16 @@ impl Client {
 
     async fn ask<T: DeserializeOwned>(&self, call: Call<'_>) -> Result<T> {
         let answer = self.http.call(&call).await?;
-        json::decode(&answer).map_err(|error| {
-            let (name, address) = (call.route.def().name, self.address());
-            Error::Malformed { reason: format!("{name}: {address} answered with what is no answer: {error}") }
-        })
+        json::decode(&answer).map_err(|error| call.context(&self.http.endpoint).malformed(&error))
     }
 
     async fn tell(&self, call: Call<'_>) -> Result<()> {
         self.http.call(&call).await.map(drop)
+    }
+
+    async fn start(&self, handle: &str, call: &Call<'_>) -> Result<Process> {
+        let endpoint = &self.http.endpoint;
+        in_time(endpoint, call, process::start(endpoint, handle, call)).await
     }
 
     async fn bulk<T: DeserializeOwned, E>(
@@ -237,11 +294,11 @@ impl Backend for Client {
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
         let parameters = [handle];
         let call = Call { body: body(&spec)?, ..Call::new(Route::Run, &parameters) };
-        process::start(&self.http.endpoint, handle, &call).await
+        self.start(handle, &call).await
     }
 
     async fn attach(&self, handle: &str, process_id: &str) -> Result<Process> {
-        process::start(&self.http.endpoint, handle, &Call::new(Route::Attach, &[handle, process_id])).await
+        self.start(handle, &Call::new(Route::Attach, &[handle, process_id])).await
     }
 
     async fn properties(&self, handle: &str) -> Result<Properties> {

@@ -33,8 +33,11 @@ impl Client {
 async fn read(mut stream: ByteStream) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     while let Some(bytes) = stream.next().await {
-        let bytes = bytes.map_err(|error| Error::Connection {
-            message: format!("the process's output was cut short: {error}"),
+        let bytes = bytes.map_err(|error| {
+            // What the server said, or else what became of the connection.
+            error.downcast().unwrap_or_else(|error| Error::Connection {
+                message: format!("the process's output was cut short: {error}"),
+            })
         })?;
         all.extend_from_slice(&bytes);
     }

@@ -1,19 +1,38 @@
 //! Streaming tars in and out.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyDataStream, Empty};
-use hyper::{Request, body::Body, header};
-use protocol::{ByteStream, Error, Result};
-use tokio::io::{AsyncWriteExt, WriteHalf};
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    header,
+};
+use protocol::{ByteStream, Error, Result, routes::Route};
+use tokio::{
+    io::{AsyncWriteExt, WriteHalf},
+    time::timeout,
+};
 
 use crate::{
-    address::{Endpoint, Socket},
-    http::{self, Call, HOST, USER_AGENT, chain},
+    address::{Address, Endpoint, Socket},
+    answer::Context,
+    http::{self, Call, Connection, HOST, USER_AGENT, chain},
     raw::{self, Reader},
+    retry::Backoff,
 };
+
+/// Nothing moved for this long.
+#[derive(Debug)]
+struct Idle(Duration);
+
+/// Waits for the server's next move, for as long as it may stand still.
+async fn unless_idle<T>(limit: Option<Duration>, next: impl Future<Output = T>) -> Result<T, Idle> {
+    let Some(limit) = limit else { return Ok(next.await) };
+    timeout(limit, next).await.map_err(|_| Idle(limit))
+}
 
 enum Upload {
     /// Everything was sent, or the server stopped reading: in both cases its answer says how it went.
@@ -29,19 +48,21 @@ enum Upload {
 pub(crate) async fn stream_in(endpoint: &Endpoint, call: &Call<'_>, tar: ByteStream) -> Result<()> {
     call.check_parameters()?;
     let context = call.context(endpoint);
+    let limit = endpoint.stream_idle_timeout;
+    let idle = |Idle(limit)| context.timed_out(limit);
     let (reader, mut writer) = tokio::io::split(endpoint.connect().await?);
     let mut reader = Reader::new(reader);
     let fields = "Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n";
     let request = raw::head(call, fields);
 
     let head = {
-        let upload = upload(&mut writer, &request, tar);
+        let upload = upload(&mut writer, &request, tar, limit);
         let head = reader.head();
         tokio::pin!(upload, head);
         tokio::select! {
             head = &mut head => head,
-            upload = &mut upload => match upload {
-                Upload::Sent => head.await,
+            upload = &mut upload => match upload.map_err(idle)? {
+                Upload::Sent => unless_idle(limit, head).await.map_err(idle)?,
                 Upload::Broken(error) => {
                     let message = format!("stream_in: cannot read the tar to send: {error}");
                     return Err(Error::Failed { message });
@@ -49,43 +70,120 @@ pub(crate) async fn stream_in(endpoint: &Endpoint, call: &Call<'_>, tar: ByteStr
             },
         }
     };
-    let head = head.map_err(|error| context.lost(&error))?;
+    let head = head.map_err(|error| context.broken(&error))?;
     if (200..300).contains(&head.status) {
         return Ok(());
     }
-    let body = reader.body(&head).await.map_err(|error| context.lost(&error))?;
-    Err(context.error(head.status, &body))
+    let body = unless_idle(limit, reader.body(&head)).await.map_err(idle)?;
+    Err(context.error(head.status, &body.map_err(|error| context.broken(&error))?))
 }
 
-async fn upload(writer: &mut WriteHalf<Socket>, request: &str, mut tar: ByteStream) -> Upload {
-    if writer.write_all(request.as_bytes()).await.is_err() {
-        return Upload::Sent;
+async fn upload(
+    writer: &mut WriteHalf<Socket>,
+    request: &str,
+    mut tar: ByteStream,
+    limit: Option<Duration>,
+) -> Result<Upload, Idle> {
+    if write_all(writer, request.as_bytes(), limit).await?.is_err() {
+        return Ok(Upload::Sent);
     }
+    // The source may take its time.
     while let Some(chunk) = tar.next().await {
         let chunk = match chunk {
             // An empty chunk would be the end.
             Ok(chunk) if chunk.is_empty() => continue,
             Ok(chunk) => chunk,
-            Err(error) => return Upload::Broken(error),
+            Err(error) => return Ok(Upload::Broken(error)),
         };
-        if write_chunk(writer, &chunk).await.is_err() {
-            return Upload::Sent;
+        let size = format!("{:x}\r\n", chunk.len());
+        for part in [size.as_bytes(), &chunk, b"\r\n"] {
+            if write_all(writer, part, limit).await?.is_err() {
+                return Ok(Upload::Sent);
+            }
         }
     }
     // As above: the answer is what counts.
-    let _ = raw::write(writer, b"0\r\n\r\n").await;
-    Upload::Sent
+    let _ = write_all(writer, b"0\r\n\r\n", limit).await?;
+    Ok(Upload::Sent)
 }
 
-async fn write_chunk(writer: &mut WriteHalf<Socket>, chunk: &[u8]) -> io::Result<()> {
-    writer.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await?;
-    writer.write_all(chunk).await?;
-    writer.write_all(b"\r\n").await
+/// As tokio's, but the clock begins anew with each byte that is taken.
+async fn write_all(
+    writer: &mut WriteHalf<Socket>,
+    mut bytes: &[u8],
+    limit: Option<Duration>,
+) -> Result<io::Result<()>, Idle> {
+    while !bytes.is_empty() {
+        match unless_idle(limit, writer.write(bytes)).await? {
+            Ok(0) => return Ok(Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// The tar that the server answers with; its last item is an error if it was cut short.
 pub(crate) async fn stream_out(endpoint: &Endpoint, call: &Call<'_>) -> Result<ByteStream> {
     call.check_parameters()?;
+    let context = call.context(endpoint);
+    let limit = endpoint.stream_idle_timeout;
+    let mut backoff = Backoff::new(endpoint.retry_for);
+    let (answer, connection) = loop {
+        match ask(endpoint, call, &mut backoff).await {
+            Err(Error::Connection { .. }) if backoff.pause().await => {}
+            asked => break asked?,
+        }
+    };
+    let status = answer.status();
+    if !status.is_success() {
+        let body = unless_idle(limit, http::read(answer.into_body(), &context)).await;
+        let body = body.map_err(|Idle(limit)| context.timed_out(limit))??;
+        return Err(context.error(status.as_u16(), &body));
+    }
+    let chunked = answer.headers().contains_key(header::TRANSFER_ENCODING);
+    if !chunked && answer.body().size_hint().exact().is_none() {
+        return Err(context.malformed(&"it has no length, so that one cut short would look complete"));
+    }
+    let body = BodyDataStream::new(answer.into_body());
+    let download = Download { body, _connection: connection, address: endpoint.address.clone(), limit };
+    Ok(Box::pin(stream::unfold(Some(download), |download| async move {
+        let mut download = download?;
+        let chunk = download.next().await?;
+        let rest = chunk.is_ok().then_some(download);
+        Some((chunk, rest))
+    })))
+}
+
+/// A tar on its way.
+struct Download {
+    body: BodyDataStream<Incoming>,
+    /// Stays for as long as the body is read, and no longer.
+    _connection: Connection<Empty<Bytes>>,
+    address: Address,
+    limit: Option<Duration>,
+}
+
+impl Download {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let context = Context { address: &self.address, route: Route::StreamOut, parameters: &[] };
+        Some(match unless_idle(self.limit, self.body.next()).await {
+            Ok(chunk) => chunk?.map_err(|error| {
+                let address = &self.address;
+                let message = format!("stream_out: the tar from {address} was cut short: {}", chain(&error));
+                io::Error::new(io::ErrorKind::UnexpectedEof, Error::Connection { message })
+            }),
+            Err(Idle(limit)) => Err(io::Error::new(io::ErrorKind::TimedOut, context.timed_out(limit))),
+        })
+    }
+}
+
+/// One attempt, as far as the answer's head.
+async fn ask(
+    endpoint: &Endpoint,
+    call: &Call<'_>,
+    backoff: &mut Backoff,
+) -> Result<(Response<Incoming>, Connection<Empty<Bytes>>)> {
     let context = call.context(endpoint);
     let request = Request::builder()
         .method(call.route.def().method)
@@ -94,23 +192,8 @@ pub(crate) async fn stream_out(endpoint: &Endpoint, call: &Call<'_>) -> Result<B
         .header(header::USER_AGENT, USER_AGENT)
         .body(Empty::<Bytes>::new())
         .map_err(|error| Error::failed(&error))?;
-    let mut sender = http::connect(endpoint, &context).await?;
-    let answer = sender.send_request(request).await.map_err(|error| context.lost(&chain(&error)))?;
-    let status = answer.status();
-    if !status.is_success() {
-        let body = http::read(answer.into_body()).await.map_err(|error| context.lost(&error))?;
-        return Err(context.error(status.as_u16(), &body));
-    }
-    let chunked = answer.headers().contains_key(header::TRANSFER_ENCODING);
-    if !chunked && answer.body().size_hint().exact().is_none() {
-        return Err(context.lost(&"the answer has no length, so that one cut short would look complete"));
-    }
-    let cut_short = format!("stream_out: the tar from {} was cut short", endpoint.address);
-    let chunks = BodyDataStream::new(answer.into_body()).map(move |chunk| {
-        chunk.map_err(|error| {
-            io::Error::new(io::ErrorKind::UnexpectedEof, format!("{cut_short}: {}", chain(&error)))
-        })
-    });
-    // The sender stays for as long as the body is read.
-    Ok(Box::pin(chunks.chain(stream::once(async move { drop(sender) }).filter_map(|()| async { None }))))
+    let mut connection = http::connect(endpoint, &context, backoff).await?;
+    let answer = unless_idle(endpoint.stream_idle_timeout, connection.sender.send_request(request)).await;
+    let answer = answer.map_err(|Idle(limit)| context.timed_out(limit))?;
+    Ok((answer.map_err(|error| http::broken(&context, &error))?, connection))
 }

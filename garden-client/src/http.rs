@@ -8,15 +8,16 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
-    Request, Response,
+    Request,
     body::{Body, Incoming},
     client::conn::http1::{self, SendRequest},
     header,
 };
 use hyper_util::rt::TokioIo;
 use protocol::{Error, Result, json, routes::Route};
+use tokio::task::AbortHandle;
 
-use crate::{address::Endpoint, answer::Context};
+use crate::{address::Endpoint, answer::Context, retry::Backoff};
 
 /// The largest answer read: bulk metrics of some thousand containers are a tenth of it.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
@@ -56,6 +57,11 @@ impl<'a> Call<'a> {
         Context { address: &endpoint.address, route: self.route, parameters: self.parameters }
     }
 
+    /// Whether the request only asks, so that it may be sent again.
+    pub fn changes_nothing(&self) -> bool {
+        self.route.def().method == "GET"
+    }
+
     /// Every route but `create`, `list` and the like has the handle first; an empty one would lead to another path.
     pub fn check_parameters(&self) -> Result<()> {
         match self.parameters.iter().position(|parameter| parameter.is_empty()) {
@@ -82,7 +88,7 @@ impl<'a> Call<'a> {
     }
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+type Exchange = Connection<Full<Bytes>>;
 
 /// Sends requests, and keeps a few connections for the next ones.
 ///
@@ -91,88 +97,127 @@ type Sender = SendRequest<Full<Bytes>>;
 /// get a connection of their own from the start, which costs some 50 µs.
 pub(crate) struct Http {
     pub endpoint: Endpoint,
-    pub request_timeout: Option<Duration>,
-    idle: Mutex<Vec<(Sender, Instant)>>,
+    idle: Mutex<Vec<(Exchange, Instant)>>,
 }
 
 impl Http {
-    pub fn new(endpoint: Endpoint, request_timeout: Option<Duration>) -> Self {
-        Http { endpoint, request_timeout, idle: Mutex::default() }
+    pub fn new(endpoint: Endpoint) -> Self {
+        Http { endpoint, idle: Mutex::default() }
     }
 
     /// The body of a successful answer.
     pub async fn call(&self, call: &Call<'_>) -> Result<Bytes> {
         call.check_parameters()?;
-        let Some(limit) = self.request_timeout else { return self.exchange(call).await };
-        match tokio::time::timeout(limit, self.exchange(call)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(call.context(&self.endpoint).lost(&format!("no answer within {limit:?}"))),
-        }
+        in_time(&self.endpoint, call, self.exchange(call)).await
     }
 
     async fn exchange(&self, call: &Call<'_>) -> Result<Bytes> {
-        if call.route.def().method == "GET"
-            && let Some(mut sender) = self.take_idle().await
-            && let Ok(answer) = sender.send_request(call.request()?).await
-        {
-            return self.finish(call, sender, answer).await;
+        let mut backoff = Backoff::new(self.endpoint.retry_for);
+        let context = call.context(&self.endpoint);
+        if !call.changes_nothing() {
+            let connection = connect(&self.endpoint, &context, &mut backoff).await?;
+            return self.ask(call, connection).await;
         }
-        let mut sender = connect(&self.endpoint, &call.context(&self.endpoint)).await?;
-        let answer = sender.send_request(call.request()?).await;
-        let answer = answer.map_err(|error| call.context(&self.endpoint).lost(&chain(&error)))?;
-        self.finish(call, sender, answer).await
-    }
-
-    async fn finish(&self, call: &Call<'_>, sender: Sender, answer: Response<Incoming>) -> Result<Bytes> {
-        let status = answer.status();
-        let body = read(answer.into_body()).await.map_err(|e| call.context(&self.endpoint).lost(&e))?;
-        self.keep(sender);
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(call.context(&self.endpoint).error(status.as_u16(), &body))
+        if let Some(kept) = self.take_idle().await {
+            match self.ask(call, kept).await {
+                // It was closed while nobody looked.
+                Err(Error::Connection { .. }) => {}
+                answer => return answer,
+            }
         }
-    }
-
-    async fn take_idle(&self) -> Option<Sender> {
         loop {
-            let (mut sender, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-            if since.elapsed() < IDLE_MAX_AGE && sender.ready().await.is_ok() {
-                return Some(sender);
+            let connection = connect(&self.endpoint, &context, &mut backoff).await?;
+            match self.ask(call, connection).await {
+                Err(Error::Connection { .. }) if backoff.pause().await => {}
+                answer => return answer,
             }
         }
     }
 
-    fn keep(&self, sender: Sender) {
+    /// One attempt.
+    async fn ask(&self, call: &Call<'_>, mut connection: Exchange) -> Result<Bytes> {
+        let context = call.context(&self.endpoint);
+        let answer = connection.sender.send_request(call.request()?).await;
+        let answer = answer.map_err(|error| broken(&context, &error))?;
+        let status = answer.status();
+        let body = read(answer.into_body(), &context).await?;
+        self.keep(connection);
+        if status.is_success() { Ok(body) } else { Err(context.error(status.as_u16(), &body)) }
+    }
+
+    async fn take_idle(&self) -> Option<Exchange> {
+        loop {
+            let (mut kept, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            if since.elapsed() < IDLE_MAX_AGE && kept.sender.ready().await.is_ok() {
+                return Some(kept);
+            }
+        }
+    }
+
+    fn keep(&self, connection: Exchange) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_MAX_AGE);
-        if idle.len() < IDLE_MAX && !sender.is_closed() {
-            idle.push((sender, Instant::now()));
+        idle.retain(|(kept, since)| !kept.sender.is_closed() && since.elapsed() < IDLE_MAX_AGE);
+        if idle.len() < IDLE_MAX && !connection.sender.is_closed() {
+            idle.push((connection, Instant::now()));
         }
     }
 }
 
-/// Opens a connection for requests with bodies of the type `B`.
-pub(crate) async fn connect<B>(endpoint: &Endpoint, context: &Context<'_>) -> Result<SendRequest<B>>
+/// Waits for the answer to an ordinary request for as long as the client is to wait for one.
+pub(crate) async fn in_time<T>(
+    endpoint: &Endpoint,
+    call: &Call<'_>,
+    answer: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let Some(limit) = endpoint.request_timeout else { return answer.await };
+    let answer = tokio::time::timeout(limit, answer).await;
+    answer.unwrap_or_else(|_| Err(call.context(endpoint).timed_out(limit)))
+}
+
+/// A connection for requests with bodies of the type `B`. Dropping it closes the socket, whatever was on its way.
+pub(crate) struct Connection<B> {
+    pub sender: SendRequest<B>,
+    task: AbortHandle,
+}
+
+impl<B> Drop for Connection<B> {
+    /// The task may be stuck in a write that the server does not take.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Opens a connection, with the attempts that `backoff` has left.
+pub(crate) async fn connect<B>(
+    endpoint: &Endpoint,
+    context: &Context<'_>,
+    backoff: &mut Backoff,
+) -> Result<Connection<B>>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
-    let socket = endpoint.connect().await?;
+    let socket = endpoint.connect_with(backoff).await?;
     let handshake = http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(TokioIo::new(socket)).await;
-    let (sender, connection) = handshake.map_err(|error| context.lost(&chain(&error)))?;
-    // Ends with the sender, or with the answer's body where that lives longer. Its error reaches both of them.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
+    let (sender, connection) = handshake.map_err(|error| broken(context, &error))?;
+    // Its error reaches the sender, and the answer's body.
+    let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
+    Ok(Connection { sender, task })
+}
+
+/// What an exchange failed of: the connection, or what came over it.
+pub(crate) fn broken(context: &Context<'_>, error: &hyper::Error) -> Error {
+    let text = chain(error);
+    if error.is_parse() { context.malformed(&text) } else { context.lost(&text) }
 }
 
 /// Reads a whole body.
-pub(crate) async fn read(body: Incoming) -> Result<Bytes, String> {
+pub(crate) async fn read(body: Incoming, context: &Context<'_>) -> Result<Bytes> {
     match Limited::new(body, ANSWER_MAX_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            Err(format!("the answer is larger than {} MiB", ANSWER_MAX_BYTES >> 20))
+            Err(context.malformed(&format!("it is larger than {} MiB", ANSWER_MAX_BYTES >> 20)))
         }
-        Err(error) => Err(chain(error.as_ref())),
+        Err(error) => Err(context.lost(&chain(error.as_ref()))),
     }
 }
 

@@ -41,10 +41,11 @@ mod http;
 mod payload;
 mod process;
 mod raw;
+mod retry;
 pub mod tarball;
 
 pub use address::Address;
-pub use client::{CONNECT_TIMEOUT, Client};
+pub use client::{CONNECT_TIMEOUT, Client, RETRIES_FOR};
 pub use collect::Collected;
 /// The wire types, errors and the seam, for whoever needs more of them than this crate names.
 pub use protocol;

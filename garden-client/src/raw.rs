@@ -37,11 +37,11 @@ pub(crate) async fn hijack(endpoint: &Endpoint, call: &Call<'_>) -> Result<(Read
         // A server may answer with an error before it has read everything.
         Err(error) => reader.head().await.map_err(|_| error),
     };
-    let head = head.map_err(|error| context.lost(&error))?;
+    let head = head.map_err(|error| context.broken(&error))?;
     if (200..300).contains(&head.status) {
         return Ok((reader, writer));
     }
-    let body = reader.body(&head).await.map_err(|error| context.lost(&error))?;
+    let body = reader.body(&head).await.map_err(|error| context.broken(&error))?;
     Err(context.error(head.status, &body))
 }
 

@@ -1,5 +1,7 @@
 //! The one error type of the seam, and its form on the wire.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// The result of an operation on containers.
@@ -83,11 +85,30 @@ pub enum Error {
         /// What the decoder found, and where.
         reason: String,
     },
-    /// The connection to the server failed: only a client says this.
+    /// No connection to the server came about, so that nothing was asked of it: only a client says this.
+    #[error("{message}")]
+    CannotConnect {
+        /// Which address, why not, and what to look at.
+        message: String,
+    },
+    /// The connection was lost before the whole answer had come, so that what was asked may have been done: only a
+    /// client says this.
     #[error("{message}")]
     Connection {
         /// What was tried, and what went wrong.
         message: String,
+    },
+    /// The server let a time pass that the client had set: only a client says this.
+    #[error("{operation}: nothing from {address} within {after:?}; {}", after_time_out(*.perhaps_done))]
+    TimedOut {
+        /// The operation's name on the wire, or `connect`.
+        operation: &'static str,
+        /// The server's address.
+        address: String,
+        /// How long the client waited.
+        after: Duration,
+        /// Whether the operation may have been done all the same, in whole or in part, or be done yet.
+        perhaps_done: bool,
     },
     /// Anything else that went wrong while doing what was asked.
     #[error("{message}")]
@@ -95,6 +116,10 @@ pub enum Error {
         /// What failed, on what, and the cause.
         message: String,
     },
+}
+
+fn after_time_out(perhaps_done: bool) -> &'static str {
+    if perhaps_done { "it may have been done all the same: look before trying again" } else { "try again" }
 }
 
 impl Error {
@@ -143,7 +168,9 @@ impl Error {
             | Error::MaxContainersReached { .. }
             | Error::Invalid { .. }
             | Error::Malformed { .. }
+            | Error::CannotConnect { .. }
             | Error::Connection { .. }
+            | Error::TimedOut { .. }
             | Error::Failed { .. } => 500,
         }
     }
@@ -170,7 +197,9 @@ impl Error {
             | Error::Invalid { .. }
             | Error::BadRequest { .. }
             | Error::Malformed { .. }
+            | Error::CannotConnect { .. }
             | Error::Connection { .. }
+            | Error::TimedOut { .. }
             | Error::Failed { .. } => ErrorType::Untyped,
         };
         body

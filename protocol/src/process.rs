@@ -41,6 +41,14 @@ pub struct ProcessSpec {
     pub bind_mounts: Vec<BindMount>,
 }
 
+impl ProcessSpec {
+    /// A process as root, without a terminal, that runs `path` with `args`.
+    pub fn new<A: Into<String>>(path: impl Into<String>, args: impl IntoIterator<Item = A>) -> Self {
+        let args = args.into_iter().map(Into::into).collect();
+        ProcessSpec { path: path.into(), args, ..ProcessSpec::default() }
+    }
+}
+
 /// Limits of one process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -51,7 +51,7 @@ impl Scripted {
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = counter.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(script(number, Peer { stream, unread: Vec::new() }));
+                tokio::spawn(script(number, Peer::new(stream)));
             }
         });
         Scripted { directory, task, connections }
@@ -92,6 +92,10 @@ pub struct Peer {
 }
 
 impl Peer {
+    pub fn new(stream: UnixStream) -> Self {
+        Peer { stream, unread: Vec::new() }
+    }
+
     /// Reads until `end` has arrived, and answers with everything up to there; what comes behind it stays.
     pub async fn until(&mut self, end: &str) -> String {
         loop {

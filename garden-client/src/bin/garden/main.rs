@@ -12,7 +12,7 @@ mod streams;
 mod terminal;
 mod values;
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use garden_client::{Client, Error};
@@ -46,6 +46,8 @@ async fn serve(cli: Cli) -> Result<u8, Failure> {
     let Cli { target, json, command } = cli;
     let target = target.unwrap_or_else(default_target);
     let client = Client::new(&target).map_err(|error| Failure::new("--target", &error))?;
+    // Who sits at a terminal wants to know at once that no server is there, and can press a key.
+    let client = client.with_retries_for(Duration::ZERO);
     match command {
         Command::Run(run) => process::run(&client, run, json).await,
         Command::Attach { handle, process_id, streams } => {

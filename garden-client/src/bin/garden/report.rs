@@ -83,14 +83,13 @@ fn split_advice(error: &Error) -> (String, Option<String>) {
         Error::MaxContainersReached { .. } => "destroy a container, or raise the server's --max-containers",
         Error::Invalid { field: "target", .. } => "give the server's address with --target or GARDEN_TARGET",
         // The library ends these in what to do.
-        Error::Connection { .. } => {
-            return match text.rsplit_once("; ") {
-                Some((why, next)) if why.starts_with("cannot connect") => {
-                    (why.to_owned(), Some(format!("{next} --target or GARDEN_TARGET gives another one")))
-                }
-                Some((why, next)) => (why.to_owned(), Some(next.to_owned())),
-                None => (text, None),
+        Error::CannotConnect { .. } | Error::Connection { .. } | Error::TimedOut { .. } => {
+            let Some((why, next)) = text.rsplit_once("; ") else { return (text, None) };
+            let another = match error {
+                Error::CannotConnect { .. } => " --target or GARDEN_TARGET gives another one",
+                _ => "",
             };
+            return (why.to_owned(), Some(format!("{next}{another}")));
         }
         Error::ServiceUnavailable { .. } => "try again later",
         Error::Unrecoverable { .. } => "the server's log says more; its host needs repair",
