@@ -32,6 +32,7 @@ use tower_service::Service as _;
 use crate::{
     guard::Guard,
     metrics::Metrics,
+    response,
     socket::{FlushNoting, Socket},
 };
 
@@ -186,10 +187,15 @@ impl hyper::service::Service<Request<Incoming>> for Http {
         self.exchange.busy.store(true, Ordering::Relaxed);
         let busy = BusyMark(self.exchange.clone());
         let check = |guard: &Guard| guard.check(request.headers(), self.over_tcp);
-        let answer = match self.service.guard.as_ref().map_or(Ok(()), check) {
-            Ok(()) => Ok(warp::service(self.service.routes.clone()).call(request)),
-            Err(refusal) => {
-                let refused = refusal.into_response();
+        let refused = match self.service.guard.as_ref().map_or(Ok(()), check) {
+            Err(refusal) => Some(refusal.into_response()),
+            // `CONNECT host:port` has no path, and warp panics over it.
+            Ok(()) if request.uri().path_and_query().is_none() => Some(response::not_found()),
+            Ok(()) => None,
+        };
+        let answer = match refused {
+            None => Ok(warp::service(self.service.routes.clone()).call(request)),
+            Some(refused) => {
                 self.service.metrics.request().answered(None, request.method(), refused.status());
                 Err(refused)
             }

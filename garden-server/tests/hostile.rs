@@ -81,6 +81,15 @@ async fn garbage_is_answered_and_closed() {
 }
 
 #[tokio::test]
+async fn a_request_for_a_host_alone_is_no_path_of_ours() {
+    let server = Server::start().await;
+    for mut raw in server.both_kinds().await {
+        raw.send("CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(raw.response().await.status, 404);
+    }
+}
+
+#[tokio::test]
 async fn addresses_that_others_reach_need_a_decision() {
     let error = Listener::tcp("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
     assert!(matches!(error, BindError::NotLoopback { .. }));
