@@ -42,7 +42,7 @@ pub(crate) fn routes(app: Arc<App>) -> Routes {
         .then(move |method: Method, path: FullPath, query: String, body| {
             let app = app.clone();
             async move {
-                let body = to_byte_stream(body);
+                let body = body::within(app.config.read_body_timeout, to_byte_stream(body));
                 // These have no body that anybody would wait for.
                 if matches!(method, Method::GET | Method::DELETE | Method::HEAD) {
                     return answer(&app, &method, path.as_str(), query, body).await;

@@ -10,6 +10,8 @@ pub struct Config {
     /// How long a connection may take to send a request's head. hyper runs this clock on idle connections too, so it
     /// is also how long a client may keep one without using it.
     pub read_header_timeout: Duration,
+    /// How long a client may send nothing in the middle of a request's body.
+    pub read_body_timeout: Duration,
     /// How long a process's output can be opened after its exit.
     pub output_retention: Duration,
     /// How long `serve` waits at its end for requests that are being answered.
@@ -28,6 +30,7 @@ impl Default for Config {
         Config {
             default_grace_time: Duration::ZERO,
             read_header_timeout: Duration::from_secs(60),
+            read_body_timeout: Duration::from_secs(300),
             output_retention: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(10),
             max_json_body_bytes: 16 * 1024 * 1024,

@@ -30,9 +30,9 @@ use tokio::sync::watch;
 use tower_service::Service as _;
 
 use crate::{
-    guard::Guard,
+    guard::{Guard, Refusal},
+    malformed,
     metrics::Metrics,
-    response,
     socket::{FlushNoting, Socket},
 };
 
@@ -178,6 +178,15 @@ struct Http {
     over_tcp: bool,
 }
 
+impl Http {
+    fn refusal(&self, request: &Request<Incoming>) -> Option<warp::reply::Response> {
+        malformed::refusal(request).or_else(|| {
+            let guard = self.service.guard.as_ref()?;
+            guard.check(request.headers(), self.over_tcp).err().map(Refusal::into_response)
+        })
+    }
+}
+
 impl hyper::service::Service<Request<Incoming>> for Http {
     type Response = Response<UnsyncBoxBody<Bytes, warp::Error>>;
     type Error = Infallible;
@@ -186,14 +195,7 @@ impl hyper::service::Service<Request<Incoming>> for Http {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.exchange.busy.store(true, Ordering::Relaxed);
         let busy = BusyMark(self.exchange.clone());
-        let check = |guard: &Guard| guard.check(request.headers(), self.over_tcp);
-        let refused = match self.service.guard.as_ref().map_or(Ok(()), check) {
-            Err(refusal) => Some(refusal.into_response()),
-            // `CONNECT host:port` has no path, and warp panics over it.
-            Ok(()) if request.uri().path_and_query().is_none() => Some(response::not_found()),
-            Ok(()) => None,
-        };
-        let answer = match refused {
+        let answer = match self.refusal(&request) {
             None => Ok(warp::service(self.service.routes.clone()).call(request)),
             Some(refused) => {
                 self.service.metrics.request().answered(None, request.method(), refused.status());

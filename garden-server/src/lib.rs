@@ -1,11 +1,11 @@
 //! The front end of a Garden container server: HTTP over unix and TCP sockets, process streams, the grace clock and
 //! telemetry, before any [`Backend`](protocol::Backend). It knows no platform.
 //!
-//! A request goes one way: [`serve`] accepts a connection; `connection` runs HTTP on it; `guard` refuses what a
-//! browser sends for another site; `api` finds the route in the protocol's table, turns the request into a typed
-//! value (`request`) and performs it (`perform`, one match over the whole API). The four routes that carry a process's
-//! streams leave a closure in their response: `connection` then takes the socket back from hyper and hands it to
-//! `process_stream` or `output_stream`.
+//! A request goes one way: [`serve`] accepts a connection; `connection` runs HTTP on it; `malformed` refuses what can
+//! be understood in two ways, `guard` what a browser sends for another site; `api` finds the route in the protocol's
+//! table, turns the request into a typed value (`request`) and performs it (`perform`, one match over the whole API).
+//! The four routes that carry a process's streams leave a closure in their response: `connection` then takes the
+//! socket back from hyper and hands it to `process_stream` or `output_stream`.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ mod debug;
 mod grace;
 mod guard;
 mod listener;
+mod malformed;
 mod metrics;
 mod output_stream;
 mod payload;

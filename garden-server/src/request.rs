@@ -181,5 +181,5 @@ impl Parts {
 }
 
 fn cut_short(error: io::Error) -> Error {
-    Error::BadRequest { reason: format!("the request's body was cut short: {error}") }
+    Error::BadRequest { reason: format!("the request's body was cut short: {}", Error::failed(&error)) }
 }

@@ -170,6 +170,11 @@ impl Raw {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Sends what the server takes: it may close the connection before it has read everything.
+    pub async fn send_some(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = within(self.stream.write_all(bytes.as_ref())).await;
+    }
+
     pub async fn half_close(&mut self) {
         within(self.stream.shutdown()).await.unwrap();
     }
