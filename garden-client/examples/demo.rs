@@ -116,12 +116,7 @@ async fn show(client: &Client, files: &Path, real: bool) -> Outcome {
 /// Runs a program and shows its output as it comes.
 async fn run(client: &Client) -> Outcome {
     let begun = Instant::now();
-    let spec = ProcessSpec {
-        path: "sh".into(),
-        args: vec!["app/work.sh".into()],
-        user: USER.into(),
-        ..ProcessSpec::default()
-    };
+    let spec = ProcessSpec { user: USER.into(), ..ProcessSpec::new("sh", ["app/work.sh"]) };
     let process = client.run(HANDLE, spec).await?;
     let (out, err) = tokio::join!(
         follow(process.stdout.open(), "stdout", begun),
@@ -155,12 +150,8 @@ async fn map_port(client: &Client, real: bool) -> Outcome {
         return Ok(());
     }
     let begun = Instant::now();
-    let spec = ProcessSpec {
-        path: "busybox".into(),
-        args: ["httpd", "-f", "-p", "8080", "-h", "/home/vcap/app"].map(str::to_owned).into(),
-        user: USER.into(),
-        ..ProcessSpec::default()
-    };
+    let args = ["httpd", "-f", "-p", "8080", "-h", "/home/vcap/app"];
+    let spec = ProcessSpec { user: USER.into(), ..ProcessSpec::new("busybox", args) };
     let server = client.run(HANDLE, spec).await?;
     let page = tokio::task::spawn_blocking(move || page(ports.host_port)).await??;
     step("fetch a page from the container through it", begun);

@@ -1,8 +1,9 @@
 //! A client of Garden servers: this project's, and any other that speaks the protocol.
 //!
 //! [`Client`] implements [`Backend`], the same trait that the platforms behind a server implement, over HTTP/1.1 on a
-//! unix socket or TCP. The rest is what a user of it wants besides: [`Client::run_and_collect`], and local files as
-//! tars in [`tarball`].
+//! unix socket or TCP; it says what is tried again, how errors tell whether something was done, and what dropping a
+//! future leaves. The rest is what a user of it wants besides: [`Client::run_and_collect`], streams as `AsyncRead` and
+//! `AsyncWrite` in [`io`], and local files as tars in [`tarball`].
 //!
 //! Ordinary requests go through hyper. Running a process and attaching to one do not: behind the head of the answer,
 //! which says chunked, the server sends raw bytes both ways, so that these requests are written and their answer's head
@@ -12,23 +13,23 @@
 //! and what went wrong.
 //!
 //! ```no_run
-//! use futures_util::StreamExt;
-//! use garden_client::{Backend, Client, ProcessSpec};
+//! use garden_client::{Backend, Client, ProcessSpec, io};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::new("127.0.0.1:7777")?;
-//! let spec = ProcessSpec { path: "tr".into(), args: vec!["a-z".into(), "A-Z".into()], ..ProcessSpec::default() };
-//! let process = client.run("my-container", spec).await?;
-//! process.control.write_stdin("hello".into()).await?;
-//! process.control.close_stdin().await?;
-//! let mut stdout = process.stdout.open();
-//! while let Some(bytes) = stdout.next().await {
-//!     println!("{:?}", bytes?);
-//! }
-//! println!("exit status {}", process.exit.await?);
+//! let client = Client::new("tcp:127.0.0.1:7777")?;
+//! let process = client.run("my-container", ProcessSpec::new("tr", ["a-z", "A-Z"])).await?;
+//! let mut stdin = io::Stdin::new(process.control.clone());
+//! stdin.write_all(b"hello").await?;
+//! stdin.shutdown().await?;
+//! let mut stdout = String::new();
+//! io::reader(process.stdout.open()).read_to_string(&mut stdout).await?;
+//! println!("{stdout}, exit status {}", process.exit.await?);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! More of that in the crate's examples: `run`, `files` and `attach`.
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +39,7 @@ mod client;
 mod collect;
 mod files;
 mod http;
+pub mod io;
 mod payload;
 mod process;
 mod raw;

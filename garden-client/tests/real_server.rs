@@ -3,9 +3,12 @@
 
 mod support;
 
+use std::time::Duration;
+
+use backend_fake::Op;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all};
-use garden_client::{Backend, Collected, ContainerSpec, Error, ProcessSpec, protocol::Signal};
+use garden_client::{Backend, Collected, ContainerSpec, Error, ProcessSpec, Properties, protocol::Signal};
 use support::{LIMIT, RealServer};
 use tokio::time::timeout;
 
@@ -112,4 +115,26 @@ async fn many_at_once() {
             destroyed.unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_create_was_dropped_comes_to_be_and_goes_with_its_grace_time() {
+    let server = RealServer::start().await;
+    let client = server.client();
+    let everything = Properties::from([("garden.state".into(), "all".into())]);
+    let hold = server.fake.faults().hold(Op::Create);
+    let spec = ContainerSpec { grace_time: Duration::from_millis(50), ..container("c1") };
+    tokio::select! {
+        _ = client.create(spec) => panic!("it is held"),
+        () = hold.arrived(1) => {}
+    }
+    assert_eq!(client.list(&everything).await.unwrap(), ["c1"]);
+    hold.release();
+    timeout(LIMIT, async {
+        while !client.list(&everything).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
 }

@@ -40,7 +40,7 @@ async fn an_ordinary_request_is_given_up_and_says_whether_it_may_have_been_done(
     assert_eq!(error, timed_out(&server, "create", true));
     assert!(error.to_string().ends_with("may have been done all the same: look before trying again"));
 
-    let error = client.run("c1", ProcessSpec::new("true", [""; 0])).await.unwrap_err();
+    let error = client.run("c1", ProcessSpec::default()).await.unwrap_err();
     assert_eq!(error, timed_out(&server, "run", true));
     assert_eq!(client.attach("c1", "p").await.unwrap_err(), timed_out(&server, "attach", false));
 }

@@ -1,36 +1,14 @@
 //! Standard input and output as streams.
 
-use std::io::{self, Read};
+use std::io;
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use garden_client::ByteStream;
-use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
-};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-const CHUNK_BYTES: usize = 64 << 10;
-
-/// Standard input, read by a thread of its own: one that may wait for input for ever and that nobody waits for.
+/// Standard input. The runtime's thread that reads it may wait for ever, and nobody waits for that.
 pub fn stdin() -> ByteStream {
-    let (sender, receiver) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; CHUNK_BYTES];
-        loop {
-            let chunk = match io::stdin().read(&mut buffer) {
-                Ok(0) => return,
-                Ok(count) => Ok(Bytes::copy_from_slice(&buffer[..count])),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(error),
-            };
-            let failed = chunk.is_err();
-            if sender.blocking_send(chunk).is_err() || failed {
-                return;
-            }
-        }
-    });
-    Box::pin(stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }))
+    garden_client::io::stream(tokio::io::stdin())
 }
 
 /// Which end of a copy failed.
