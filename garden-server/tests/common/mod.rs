@@ -228,8 +228,13 @@ impl Raw {
         serde_json::from_slice(&line).unwrap_or_else(|_| panic!("{:?}", String::from_utf8_lossy(&line)))
     }
 
+    /// A head as it came.
+    pub async fn raw_head(&mut self) -> Vec<u8> {
+        self.until(b"\r\n\r\n").await
+    }
+
     pub async fn head(&mut self) -> Response {
-        let head = String::from_utf8(self.until(b"\r\n\r\n").await).unwrap();
+        let head = String::from_utf8(self.raw_head().await).unwrap();
         let mut lines = head.trim_end().split("\r\n");
         let mut status_line = lines.next().unwrap().splitn(3, ' ');
         let version = status_line.next().unwrap().to_owned();
