@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 
 use crate::sys::SharedWords;
 
@@ -135,9 +135,14 @@ pub struct RingReader {
 }
 
 impl RingReader {
-    /// Takes a ring that a supervisor sent.
+    /// Takes a ring that a supervisor sent. Refused unless it has all of its bytes: [`read`](Self::read) would look
+    /// for missing ones without end.
     pub fn new(memfd: OwnedFd) -> io::Result<RingReader> {
+        // Before its size: from then on it cannot shrink.
         let words = SharedWords::map(&memfd)?;
+        if u64::try_from(fstat(&memfd)?.st_size).unwrap_or(0) < DATA_AT + RING_CAPACITY_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a file that is too small for a ring"));
+        }
         Ok(RingReader { memfd, words })
     }
 
@@ -257,6 +262,14 @@ mod tests {
     fn a_file_that_could_shrink_is_refused() {
         let memfd = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&memfd, 1 << 20).unwrap();
+        assert!(RingReader::new(memfd).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_too_small_is_refused() {
+        let memfd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&memfd, DATA_AT + RING_CAPACITY_BYTES - 1).unwrap();
+        fcntl_add_seals(&memfd, SealFlags::SHRINK).unwrap();
         assert!(RingReader::new(memfd).is_err());
     }
 

@@ -79,6 +79,10 @@ pub fn recv<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec
         Some([VERSION, INLINE, json @ ..]) => json.to_vec(),
         Some([VERSION, IN_MEMFD, ..]) => {
             let mut file = File::from(fds.pop().ok_or_else(|| invalid("a message without its memfd"))?);
+            // Reading from anything else may wait for ever.
+            if !file.metadata()?.is_file() {
+                return Err(invalid("a message whose memfd is none"));
+            }
             file.rewind()?;
             let mut json = Vec::new();
             file.take(MAX_MESSAGE_BYTES + 1).read_to_end(&mut json)?;
@@ -144,6 +148,20 @@ mod tests {
         }
         drop(a);
         assert!(recv::<String>(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_message_is_read_from_a_file_only() {
+        let (a, b) = pair();
+        // Not to wait if it is read after all.
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let eventfd = rustix::event::eventfd(0, flags).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [eventfd.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&a, &[IoSlice::new(&[VERSION, IN_MEMFD])], &mut control, SendFlags::NOSIGNAL).unwrap();
+        assert_eq!(recv::<String>(&b).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
