@@ -40,7 +40,7 @@ struct Inner {
     programs: Arc<Programs>,
     users: Vec<User>,
     faults: Faults,
-    containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    containers: Mutex<Containers>,
     subnets: Arc<Pool>,
     ports: Arc<Pool>,
     handles: Counter,
@@ -107,10 +107,63 @@ impl FakeBackend {
     }
 }
 
+/// All containers, also those that are being made or destroyed.
+#[derive(Default)]
+struct Containers {
+    by_handle: BTreeMap<String, Arc<Container>>,
+    /// The unfiltered list, until it changes.
+    listed: Option<Arc<[String]>>,
+}
+
+impl Containers {
+    fn list(&mut self, filter: &Properties) -> Arc<[String]> {
+        if !filter.is_empty() {
+            return self.matching(filter);
+        }
+        if self.listed.is_none() {
+            self.listed = Some(self.matching(filter));
+        }
+        self.listed.clone().unwrap_or_default()
+    }
+
+    fn matching(&self, filter: &Properties) -> Arc<[String]> {
+        let mut wanted = filter.clone();
+        let state = wanted.remove("garden.state").unwrap_or_else(|| "created".into());
+        let matching = self.by_handle.values().filter(|container| {
+            let in_state = match state.as_str() {
+                "all" => true,
+                "created" => container.phase() == Phase::Created,
+                _ => false,
+            };
+            in_state && container.has_properties(&wanted)
+        });
+        matching.map(|container| container.handle.clone()).collect()
+    }
+}
+
 impl Inner {
+    /// Phases change under the lock of the list that shows them.
+    fn enter_phase(&self, container: &Container, phase: Phase) {
+        let mut containers = lock(&self.containers);
+        containers.listed = None;
+        container.phase.send_replace(phase);
+    }
+
+    fn begin_destroy(&self, container: &Container) -> Result<()> {
+        let mut containers = lock(&self.containers);
+        match container.phase() {
+            Phase::Creating | Phase::Gone => return Err(Error::container_not_found(&container.handle)),
+            Phase::Destroying => return Err(Error::DestroyInProgress { handle: container.handle.clone() }),
+            Phase::Created => {}
+        }
+        containers.listed = None;
+        container.phase.send_replace(Phase::Destroying);
+        Ok(())
+    }
+
     /// The container of that handle, if it can be used.
     fn find(&self, handle: &str) -> Result<Arc<Container>> {
-        let container = lock(&self.containers).get(handle).cloned();
+        let container = lock(&self.containers).by_handle.get(handle).cloned();
         let usable = container.filter(|c| matches!(c.phase(), Phase::Created | Phase::Destroying));
         usable.ok_or_else(|| Error::container_not_found(handle))
     }
@@ -134,22 +187,22 @@ impl Inner {
         let handle = match spec.handle.as_str() {
             "" => loop {
                 let handle = format!("gen-{}", self.handles.next());
-                if !containers.contains_key(&handle) {
+                if !containers.by_handle.contains_key(&handle) {
                     break handle;
                 }
             },
             handle => handle.to_owned(),
         };
-        if containers.contains_key(&handle) {
+        if containers.by_handle.contains_key(&handle) {
             return Err(Error::HandleInUse { handle });
         }
         let limit = self.max_containers();
-        if containers.len() as u64 >= limit {
+        if containers.by_handle.len() as u64 >= limit {
             return Err(Error::MaxContainersReached { limit });
         }
         let files = Tree::base(&self.users);
         let container = Container::new(handle.clone(), spec, files, self.oom_kills.clone());
-        containers.insert(handle, container.clone());
+        containers.by_handle.insert(handle, container.clone());
         Ok(container)
     }
 
@@ -165,8 +218,8 @@ impl Inner {
 
     async fn remove(&self, container: &Container) {
         container.close().await;
-        lock(&self.containers).remove(&container.handle);
-        container.phase.send_replace(Phase::Gone);
+        lock(&self.containers).by_handle.remove(&container.handle);
+        self.enter_phase(container, Phase::Gone);
     }
 }
 
@@ -207,35 +260,22 @@ impl Backend for FakeBackend {
                 inner.remove(&container).await;
                 return Err(error);
             }
-            container.phase.send_replace(Phase::Created);
+            inner.enter_phase(&container, Phase::Created);
             Ok(container.handle.clone())
         })
         .await
     }
 
     async fn destroy(&self, handle: &str) -> Result<()> {
-        let container = lock(&self.0.containers).get(handle).cloned();
+        let container = lock(&self.0.containers).by_handle.get(handle).cloned();
         let container = container.ok_or_else(|| Error::container_not_found(handle))?;
         // One that is being made is destroyed as soon as it is made. Cannot fail: the sender is in `container`.
         let _ = container.phase.subscribe().wait_for(|phase| *phase != Phase::Creating).await;
-        let mut found = Phase::Gone;
-        container.phase.send_if_modified(|phase| {
-            found = *phase;
-            let ours = found == Phase::Created;
-            if ours {
-                *phase = Phase::Destroying;
-            }
-            ours
-        });
-        match found {
-            Phase::Creating | Phase::Gone => return Err(Error::container_not_found(handle)),
-            Phase::Destroying => return Err(Error::DestroyInProgress { handle: handle.into() }),
-            Phase::Created => {}
-        }
+        self.0.begin_destroy(&container)?;
         let inner = self.0.clone();
         detached(async move {
             if let Err(error) = inner.faults.enter(Op::Destroy).await {
-                container.phase.send_replace(Phase::Created);
+                inner.enter_phase(&container, Phase::Created);
                 return Err(error);
             }
             inner.remove(&container).await;
@@ -244,20 +284,9 @@ impl Backend for FakeBackend {
         .await
     }
 
-    async fn list(&self, filter: &Properties) -> Result<Vec<String>> {
+    async fn list(&self, filter: &Properties) -> Result<Arc<[String]>> {
         self.0.faults.enter(Op::List).await?;
-        let mut wanted = filter.clone();
-        let state = wanted.remove("garden.state").unwrap_or_else(|| "created".into());
-        let containers = lock(&self.0.containers);
-        let matching = containers.values().filter(|container| {
-            let in_state = match state.as_str() {
-                "all" => true,
-                "created" => container.phase() == Phase::Created,
-                _ => false,
-            };
-            in_state && container.has_properties(&wanted)
-        });
-        Ok(matching.map(|container| container.handle.clone()).collect())
+        Ok(lock(&self.0.containers).list(filter))
     }
 
     async fn info(&self, handle: &str) -> Result<ContainerInfo> {
@@ -392,7 +421,7 @@ impl Backend for FakeBackend {
 
     fn telemetry(&self) -> Vec<Sample> {
         telemetry::samples(&Counts {
-            containers: lock(&self.0.containers).values().cloned().collect(),
+            containers: lock(&self.0.containers).by_handle.values().cloned().collect(),
             subnets: &self.0.subnets,
             ports: &self.0.ports,
             oom_kills: self.0.oom_kills.load(Ordering::Relaxed),

@@ -47,7 +47,7 @@ async fn a_failed_create_leaves_nothing() {
     let taken = NetIn { host_port: 80, container_port: 80 };
     let twice = ContainerSpec { net_in: vec![taken, taken], ..spec("c") };
     assert!(fake.create(twice).await.is_err());
-    assert_eq!(fake.list(&everything()).await, Ok(vec![]));
+    assert_eq!(fake.list(&everything()).await, Ok([].into()));
     assert_eq!(in_use(&fake.telemetry()), 0.0);
     fake.create(spec("c")).await.unwrap();
 }
@@ -61,13 +61,13 @@ async fn a_half_made_container_is_listed_only_on_request() {
         async move { fake.create(spec("c")).await }
     });
     hold.arrived(1).await;
-    assert_eq!(fake.list(&Properties::new()).await, Ok(vec![]));
-    assert_eq!(fake.list(&everything()).await, Ok(vec!["c".into()]));
+    assert_eq!(fake.list(&Properties::new()).await, Ok([].into()));
+    assert_eq!(fake.list(&everything()).await, Ok(["c".into()].into()));
     assert_eq!(fake.info("c").await, Err(Error::container_not_found("c")));
     assert_eq!(fake.create(spec("c")).await, Err(Error::HandleInUse { handle: "c".into() }));
     hold.release();
     create.await.unwrap().unwrap();
-    assert_eq!(fake.list(&Properties::new()).await, Ok(vec!["c".into()]));
+    assert_eq!(fake.list(&Properties::new()).await, Ok(["c".into()].into()));
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_create_whose_caller_leaves_is_finished_and_can_be_destroyed() {
     create.abort();
     let (destroyed, ()) = join(fake.destroy("c"), async { hold.release() }).await;
     assert_eq!(destroyed, Ok(()));
-    assert_eq!(fake.list(&everything()).await, Ok(vec![]));
+    assert_eq!(fake.list(&everything()).await, Ok([].into()));
 }
 
 #[tokio::test]

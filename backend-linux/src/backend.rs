@@ -1,8 +1,7 @@
 //! The seam: finds the container, has `container` do the work, and says errors in the protocol's words.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,7 +17,9 @@ use crate::{
     container::{self, Container, Host, State, Unmade, blocking},
     files,
     network::{Error as NetworkError, PoolError},
-    process, spec,
+    process,
+    slots::{Reservation, Slot, Slots},
+    spec,
     supervisor::{FailureKind, Request},
     telemetry,
 };
@@ -29,60 +30,11 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long SIGKILL may take.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a handle stands for.
-pub(crate) enum Slot {
-    /// A container that is being made, with its properties.
-    Creating(Properties),
-    /// A container.
-    Ready(Arc<Container>),
-}
-
 /// Containers on this host.
 pub struct LinuxBackend {
     pub(crate) host: Arc<Host>,
     slots: Arc<Slots>,
     background: Vec<tokio::task::JoinHandle<()>>,
-}
-
-/// All handles in use.
-#[derive(Default)]
-pub(crate) struct Slots(Mutex<HashMap<String, Slot>>);
-
-impl Slots {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
-        // The map is whole whatever happened to a thread that had it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
-        let ready = |slot: &Slot| match slot {
-            Slot::Ready(container) => Some(Arc::clone(container)),
-            Slot::Creating(_) => None,
-        };
-        self.lock().values().filter_map(ready).collect()
-    }
-}
-
-/// A handle that is taken for as long as its container is being made.
-struct Reservation {
-    slots: Arc<Slots>,
-    handle: String,
-    kept: bool,
-}
-
-impl Reservation {
-    fn keep(mut self, container: Arc<Container>) {
-        self.slots.lock().insert(self.handle.clone(), Slot::Ready(container));
-        self.kept = true;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.slots.lock().remove(&self.handle);
-        }
-    }
 }
 
 impl LinuxBackend {
@@ -125,7 +77,7 @@ impl LinuxBackend {
             return Err(Error::MaxContainersReached { limit });
         }
         slots.insert(handle.to_owned(), Slot::Creating(properties.clone()));
-        Ok(Reservation { slots: Arc::clone(&self.slots), handle: handle.to_owned(), kept: false })
+        Ok(Reservation::new(&self.slots, handle))
     }
 
     async fn update(
@@ -235,7 +187,7 @@ impl Backend for LinuxBackend {
         let host = Arc::clone(&self.host);
         // In a task of its own, so that a caller that goes away leaves nothing half-made.
         let task = tokio::spawn(async move {
-            match container::create(&host, reservation.handle.clone(), spec).await {
+            match container::create(&host, reservation.handle().to_owned(), spec).await {
                 Ok(container) => {
                     reservation.keep(container);
                     Ok(())
@@ -264,22 +216,8 @@ impl Backend for LinuxBackend {
         task.await.map_err(container::Error::from).and_then(|gone| gone).map_err(wire)
     }
 
-    async fn list(&self, filter: &Properties) -> Result<Vec<String>> {
-        let all = filter.get("garden.state").is_some_and(|state| state == "all");
-        let wanted: Vec<_> = filter.iter().filter(|(key, _)| *key != "garden.state").collect();
-        let matches =
-            |properties: &Properties| wanted.iter().all(|(key, value)| properties.get(*key) == Some(value));
-        let slots = self.slots.lock();
-        let mut handles: Vec<String> = slots
-            .iter()
-            .filter(|(_, slot)| match slot {
-                Slot::Creating(properties) => all && matches(properties),
-                Slot::Ready(container) => matches(&container.record().properties),
-            })
-            .map(|(handle, _)| handle.clone())
-            .collect();
-        handles.sort();
-        Ok(handles)
+    async fn list(&self, filter: &Properties) -> Result<Arc<[String]>> {
+        Ok(self.slots.lock().list(filter))
     }
 
     async fn info(&self, handle: &str) -> Result<ContainerInfo> {

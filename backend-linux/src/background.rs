@@ -9,8 +9,9 @@ use protocol::Error;
 use tokio::task::JoinHandle;
 
 use crate::{
-    backend::{Slots, remove},
+    backend::remove,
     container::{Host, blocking},
+    slots::Slots,
 };
 
 /// How often disk usage is looked at.

@@ -16,6 +16,7 @@ mod network;
 mod process;
 #[doc(hidden)]
 pub mod rootfs;
+mod slots;
 mod spec;
 #[doc(hidden)]
 pub mod supervisor;

@@ -9,8 +9,8 @@ use std::{
 use protocol::{Capacity, DiskStat, Metrics, Sample, SampleKind};
 
 use crate::{
-    backend::{Slot, Slots},
     container::{Container, Error, Host, State},
+    slots::{Slot, Slots},
 };
 
 /// What one container uses. Blocks for a few small files.

@@ -212,11 +212,11 @@ impl Backend for Client {
         self.tell(Call::new(Route::Destroy, &[handle])).await
     }
 
-    async fn list(&self, filter: &Properties) -> Result<Vec<String>> {
+    async fn list(&self, filter: &Properties) -> Result<Arc<[String]>> {
         let filter = filter.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let ListResponse { handles } =
             self.ask(Call { query: query(filter), ..Call::new(Route::List, &[]) }).await?;
-        Ok(handles)
+        Ok(handles.into())
     }
 
     async fn info(&self, handle: &str) -> Result<ContainerInfo> {

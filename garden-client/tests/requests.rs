@@ -30,7 +30,7 @@ async fn what_the_reference_server_answers() {
     let error = c.create(ContainerSpec::default()).await.unwrap_err();
     assert!(error.to_string().contains("already in use"), "{error}");
     let (c, _server) = client("06-list.txt");
-    assert_eq!(c.list(&BTreeMap::new()).await.unwrap(), ["c1"]);
+    assert_eq!(*c.list(&BTreeMap::new()).await.unwrap(), ["c1"]);
     let (c, _server) = client("08-info-unknown.txt");
     assert!(matches!(c.info("x").await, Err(Error::ContainerNotFound { .. })));
     let (c, _server) = client("13-405.txt");

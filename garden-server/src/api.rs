@@ -16,6 +16,7 @@ use crate::{
     connection::Routes,
     debug,
     grace::GraceClock,
+    listing::Listing,
     metrics::Metrics,
     perform::perform,
     request::{Parts, Request},
@@ -30,6 +31,7 @@ pub(crate) struct App {
     pub(crate) grace: Arc<GraceClock>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) listing: Listing,
 }
 
 /// The routes of the API's listeners.

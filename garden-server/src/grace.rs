@@ -5,7 +5,7 @@
 //! sleeping task; a hold does not wake it, since a deadline only ever moves away: the task finds out when it wakes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -36,6 +36,13 @@ struct Container {
     clock: Option<Clock>,
 }
 
+impl Container {
+    /// Nobody refers to it, and it may live for ever.
+    fn is_unused(&self) -> bool {
+        self.holds == 0 && self.clock.is_none()
+    }
+}
+
 struct Clock {
     grace_time: Duration,
     idle_since: Instant,
@@ -56,7 +63,7 @@ pub(crate) struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.clock.release(&self.handle);
+        self.clock.release(std::mem::take(&mut self.handle));
     }
 }
 
@@ -107,15 +114,17 @@ impl GraceClock {
         }
     }
 
-    fn release(&self, handle: &str) {
-        let mut containers = self.lock();
-        if let Some(container) = containers.get_mut(handle) {
+    fn release(&self, handle: String) {
+        if let Entry::Occupied(mut entry) = self.lock().entry(handle) {
+            let container = entry.get_mut();
             container.holds = container.holds.saturating_sub(1);
             if let Some(clock) = &mut container.clock {
                 clock.idle_since = Instant::now();
             }
+            if container.is_unused() {
+                entry.remove();
+            }
         }
-        remove_if_unused(&mut containers, handle);
     }
 
     async fn watch(self: Arc<Self>, handle: String) {
@@ -166,7 +175,7 @@ impl GraceClock {
 }
 
 fn remove_if_unused(containers: &mut HashMap<String, Container>, handle: &str) {
-    if containers.get(handle).is_some_and(|c| c.holds == 0 && c.clock.is_none()) {
+    if containers.get(handle).is_some_and(Container::is_unused) {
         containers.remove(handle);
     }
 }

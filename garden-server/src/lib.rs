@@ -17,6 +17,7 @@ mod debug;
 mod grace;
 mod guard;
 mod listener;
+mod listing;
 mod malformed;
 mod metrics;
 mod output_stream;

@@ -14,7 +14,7 @@ use hyper::{
     StatusCode,
     header::{CONTENT_TYPE, HeaderValue},
 };
-use protocol::{ByteStream, CreateResponse, Error, ListResponse, NetInResponse, PropertyValue, Result};
+use protocol::{ByteStream, CreateResponse, Error, NetInResponse, PropertyValue, Result};
 use warp::{Reply, reply::Response};
 
 use crate::{
@@ -47,7 +47,7 @@ pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>
             .await?;
             json(&CreateResponse { handle })
         }
-        Request::List(filter) => json(&ListResponse { handles: backend.list(&filter).await? }),
+        Request::List(filter) => app.listing.answer(backend.list(&filter).await?),
         Request::BulkInfo(handles) => json(&backend.bulk_info(&handles).await?),
         Request::BulkMetrics(handles) => json(&backend.bulk_metrics(&handles).await?),
         Request::Info { handle } => json(&backend.info(&handle).await?),

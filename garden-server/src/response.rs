@@ -1,5 +1,6 @@
 //! Answers, as the reference writes them.
 
+use bytes::Bytes;
 use hyper::{
     HeaderMap, StatusCode,
     header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
@@ -17,7 +18,7 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<Response> {
 
 /// A 200 that says nothing but that it was done.
 pub(crate) fn done() -> Response {
-    document(StatusCode::OK, b"{}\n".to_vec())
+    document(StatusCode::OK, &b"{}\n"[..])
 }
 
 /// An error's document.
@@ -56,8 +57,9 @@ pub(crate) fn hijacked(status: StatusCode, is_json: bool, hijack: Hijack) -> Res
     response
 }
 
-fn document(status: StatusCode, body: Vec<u8>) -> Response {
-    let mut response = Response::new(body.into());
+/// A JSON document that is written already.
+pub(crate) fn document(status: StatusCode, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -14,6 +14,7 @@ use crate::{
     grace::GraceClock,
     guard::Guard,
     listener::{Acceptor, Listener, Serves},
+    listing::Listing,
     metrics::Metrics,
     sessions::Sessions,
 };
@@ -53,6 +54,7 @@ pub async fn serve(
         backend,
         grace: grace.clone(),
         metrics: metrics.clone(),
+        listing: Listing::default(),
         config,
     });
 
@@ -136,10 +138,10 @@ fn grace_clock(backend: Arc<dyn Backend>, metrics: Arc<Metrics>) -> Arc<GraceClo
 /// Starts the clock of every container that an earlier server left.
 async fn start_clocks(grace: &Arc<GraceClock>, backend: &dyn Backend) -> Result<()> {
     let handles = backend.list(&BTreeMap::new()).await?;
-    futures_util::stream::iter(handles)
+    futures_util::stream::iter(handles.iter())
         .for_each_concurrent(START_CONCURRENCY, |handle| async move {
-            match backend.grace_time(&handle).await {
-                Ok(grace_time) => grace.start(&handle, grace_time),
+            match backend.grace_time(handle).await {
+                Ok(grace_time) => grace.start(handle, grace_time),
                 Err(error) => tracing::warn!(handle, %error, "a container's grace time is unknown: it stays"),
             }
         })

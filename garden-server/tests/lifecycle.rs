@@ -12,7 +12,7 @@ use garden_server::Config;
 use protocol::{Backend, Properties};
 
 async fn handles(server: &Server) -> Vec<String> {
-    server.fake.list(&Properties::new()).await.unwrap()
+    server.fake.list(&Properties::new()).await.unwrap().to_vec()
 }
 
 async fn until_gone(server: &Server, handle: &str) {

@@ -52,8 +52,9 @@ pub trait Backend: Send + Sync + 'static {
     async fn destroy(&self, handle: &str) -> Result<()>;
 
     /// Handles of the containers that have all the properties in `filter`; `garden.state` is `created` unless the
-    /// filter says `all`. Touches neither cgroups nor disk.
-    async fn list(&self, filter: &Properties) -> Result<Vec<String>>;
+    /// filter says `all`. Touches neither cgroups nor disk. A backend that is asked again before anything has changed
+    /// had best answer with the same `Arc`: schedulers poll, and the front end then need not write it anew.
+    async fn list(&self, filter: &Properties) -> Result<Arc<[String]>>;
 
     /// State, addresses, events, processes, properties and ports of one container.
     async fn info(&self, handle: &str) -> Result<ContainerInfo>;

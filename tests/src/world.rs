@@ -151,9 +151,18 @@ impl World {
 
     /// All handles of this world that the backend lists, half-made ones too.
     pub async fn all_handles(&self) -> Vec<String> {
-        let handles = self.backend.list(&properties(&[("garden.state", "all")])).await.expect("list");
-        let ours = |handle: &String| self.traits.exclusive || handle.starts_with(&self.prefix);
-        handles.into_iter().filter(ours).collect()
+        self.ours(&properties(&[("garden.state", "all")])).await
+    }
+
+    /// All handles of this world that an unfiltered list shows.
+    pub async fn all_created(&self) -> Vec<String> {
+        self.ours(&Properties::new()).await
+    }
+
+    async fn ours(&self, filter: &Properties) -> Vec<String> {
+        let handles = self.backend.list(filter).await.expect("list");
+        let ours = |handle: &str| self.traits.exclusive || handle.starts_with(&self.prefix);
+        handles.iter().filter(|handle| ours(handle)).cloned().collect()
     }
 
     /// Destroys what the behaviour left, and closes the world.

@@ -333,7 +333,7 @@ fn handles_with_odd_characters_are_containers_like_others() {
             {
                 let handle = create(world, odd, Limits::default()).await;
                 assert_eq!(output(world, &handle, sh("echo $HOME")).await, "/root\n", "{odd}");
-                assert_eq!(world.backend().list(&Properties::new()).await, Ok(vec![odd.to_owned()]));
+                assert_eq!(world.backend().list(&Properties::new()).await, Ok([odd.to_owned()].into()));
                 world.backend().destroy(&handle).await.expect("destroy");
             }
         })

@@ -242,7 +242,7 @@ async fn kills_at_random_instants_under_load_lose_nothing_and_leave_nothing() {
 
         let client = server.start(None).await;
         let listed: BTreeSet<String> =
-            client.list(&Properties::new()).await.expect("list").into_iter().collect();
+            client.list(&Properties::new()).await.expect("list").iter().cloned().collect();
         let exist = exist.lock().unwrap().clone();
         assert!(listed.contains(&constant));
         assert!(exist.is_subset(&listed), "created, and not listed: {:?}", exist.difference(&listed));

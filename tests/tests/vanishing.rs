@@ -49,8 +49,8 @@ impl Scene {
     /// Destroys what there is, and looks for what is left.
     async fn close(self) {
         let handles = self.client.list(&Properties::new()).await.expect("list");
-        for handle in handles {
-            match self.client.destroy(&handle).await {
+        for handle in handles.iter() {
+            match self.client.destroy(handle).await {
                 // A destroy that nobody waits for may still be at it.
                 Ok(()) | Err(Error::ContainerNotFound { .. } | Error::DestroyInProgress { .. }) => {}
                 Err(error) => panic!("destroy {handle}: {error}"),
@@ -114,8 +114,8 @@ async fn in_the_middle_of_a_create() {
             == scene.client.list(&Properties::new()).await.expect("list")
     })
     .await;
-    for handle in scene.client.list(&Properties::new()).await.expect("list") {
-        assert_eq!(scene.status(&handle, "exit 3").await, 3, "{handle}");
+    for handle in scene.client.list(&Properties::new()).await.expect("list").iter() {
+        assert_eq!(scene.status(handle, "exit 3").await, 3, "{handle}");
     }
     scene.close().await;
 }

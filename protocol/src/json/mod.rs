@@ -23,9 +23,12 @@ use self::{
 };
 use crate::{Error, Result};
 
+/// Most documents are no larger.
+const USUAL_BYTES: usize = 1024;
+
 /// Writes one document, with its newline.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(256);
+    let mut out = Vec::with_capacity(USUAL_BYTES);
     value
         .serialize(&mut serde_json::Serializer::with_formatter(&mut out, GoFormatter))
         .map_err(|error| Error::Failed { message: format!("cannot write the answer as JSON: {error}") })?;

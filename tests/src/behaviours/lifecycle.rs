@@ -137,7 +137,7 @@ pub async fn list_filters_by_all_properties_given(world: &World) {
     let list = async |pairs: &[(&str, &str)]| {
         let mut filter = properties(pairs);
         filter.insert("run".into(), run.clone());
-        world.backend().list(&filter).await.expect("list")
+        world.backend().list(&filter).await.expect("list").to_vec()
     };
     assert_eq!(list(&[("a", "1")]).await.len(), 2);
     assert_eq!(list(&[("a", "1"), ("odd key/ü", "x y&z=+")]).await, [both.as_str()]);
@@ -145,6 +145,25 @@ pub async fn list_filters_by_all_properties_given(world: &World) {
     assert_eq!(list(&[("a", "2")]).await, [""; 0]);
     world.backend().set_property(&one, "late", "yes").await.expect("set a property");
     assert_eq!(list(&[("late", "yes"), ("garden.state", "all")]).await, [one.as_str()]);
+}
+
+/// Asked over and over, as schedulers do, the list is never an old one.
+pub async fn list_shows_each_change_at_once(world: &World) {
+    let names = async || world.all_created().await;
+    let before = names().await;
+    assert_eq!(names().await, before);
+    let mut handles = Vec::new();
+    for _ in 0..3 {
+        let handle = world.create().await;
+        assert_eq!(names().await.len(), before.len() + handles.len() + 1);
+        assert!(names().await.contains(&handle));
+        handles.push(handle);
+    }
+    while let Some(handle) = handles.pop() {
+        world.backend().destroy(&handle).await.expect("destroy");
+        assert!(!names().await.contains(&handle));
+        assert_eq!(names().await.len(), before.len() + handles.len());
+    }
 }
 
 /// An active container with two addresses that differ.

@@ -28,6 +28,7 @@ macro_rules! for_each_behaviour {
                 create_refuses_two_root_filesystems,
                 create_refuses_a_root_filesystem_that_is_missing,
                 list_shows_what_was_created,
+                list_shows_each_change_at_once,
                 list_filters_by_all_properties_given,
                 info_tells_state_and_addresses,
                 destroy_forgets_the_container,

@@ -55,8 +55,8 @@ pub async fn answer(client: &Client, command: Command) -> Result<Answer, Failure
         Command::List { properties } => {
             let filter = properties.into_iter().collect();
             let handles = client.list(&filter).await.map_err(failed("list".into()))?;
-            let text = show::lines(&handles);
-            Answer::new(&ListResponse { handles }, text)
+            let text = show::lines(handles.iter());
+            Answer::new(&ListResponse { handles: handles.to_vec() }, text)
         }
         Command::Info { handle } => {
             let info = client.info(&handle).await.map_err(failed(format!("info {handle}")))?;
