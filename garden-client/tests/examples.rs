@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 async fn nothing_is_left(server: &RealServer) {
     let everything = Properties::from([("garden.state".into(), "all".into())]);
-    assert_eq!(server.client().list(&everything).await, Ok(vec![]));
+    assert_eq!(server.client().list(&everything).await, Ok([].into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
