@@ -122,9 +122,9 @@ impl Backend for RecordingBackend {
         Ok(())
     }
 
-    async fn list(&self, filter: &Properties) -> Result<Vec<String>> {
+    async fn list(&self, filter: &Properties) -> Result<Arc<[String]>> {
         self.note(format!("list {}", text(filter)));
-        Ok(sample::<ListResponse>("res-list")?.handles)
+        Ok(sample::<ListResponse>("res-list")?.handles.into())
     }
 
     async fn info(&self, handle: &str) -> Result<ContainerInfo> {
