@@ -128,7 +128,7 @@ async fn a_container_whose_create_was_dropped_comes_to_be_and_goes_with_its_grac
         _ = client.create(spec) => panic!("it is held"),
         () = hold.arrived(1) => {}
     }
-    assert_eq!(client.list(&everything).await.unwrap(), ["c1"]);
+    assert_eq!(*client.list(&everything).await.unwrap(), ["c1"]);
     hold.release();
     timeout(LIMIT, async {
         while !client.list(&everything).await.unwrap().is_empty() {
