@@ -24,7 +24,7 @@ use crate::{
     container::{Container, Phase},
     files::Tree,
     network::{Addresses, Pool},
-    process::{Counter, FakeProcess},
+    process::{Counter, FakeProcess, Rings},
     run,
     sync::lock,
     telemetry::{self, Counts},
@@ -39,7 +39,7 @@ struct Inner {
     options: FakeOptions,
     programs: Arc<Programs>,
     users: Vec<User>,
-    faults: Faults,
+    faults: Arc<Faults>,
     containers: Mutex<Containers>,
     subnets: Arc<Pool>,
     ports: Arc<Pool>,
@@ -68,7 +68,7 @@ impl FakeBackend {
         FakeBackend(Arc::new(Inner {
             programs: Arc::new(options.programs.clone()),
             users,
-            faults: Faults::default(),
+            faults: Arc::default(),
             containers: Mutex::default(),
             subnets: Pool::new(0, options.network_pool_subnets),
             ports: Pool::new(options.port_pool_start.into(), options.port_pool_size.into()),
@@ -331,7 +331,7 @@ impl Backend for FakeBackend {
     }
 
     async fn grace_time(&self, handle: &str) -> Result<Duration> {
-        Ok(self.0.find(handle)?.grace_time())
+        Ok(self.enter(Op::GraceTime, handle).await?.grace_time())
     }
 
     async fn stream_in(&self, handle: &str, query: FilesQuery, mut tar: ByteStream) -> Result<()> {
@@ -392,8 +392,9 @@ impl Backend for FakeBackend {
             "" => format!("proc-{}", self.0.process_ids.next()),
             id => id.to_owned(),
         };
-        let process = FakeProcess::new(id, spec.tty, self.0.options.ring_bytes, &self.0.dropped_bytes);
-        run::start(&container, &spec, process, &self.0.users, &self.0.programs)
+        let rings = Rings { bytes: self.0.options.ring_bytes, dropped_bytes: self.0.dropped_bytes.clone() };
+        let process = FakeProcess::new(id, spec.tty, &rings, self.0.faults.clone());
+        run::start(&container, &spec, process, &self.0.users, &self.0.programs).await
     }
 
     async fn attach(&self, handle: &str, process_id: &str) -> Result<Process> {

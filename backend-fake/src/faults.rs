@@ -9,13 +9,56 @@ use std::{
 use protocol::{Error, Result};
 use tokio::sync::watch;
 
-use crate::{Op, sync::lock};
+use crate::sync::lock;
 
-/// What is to go wrong, by operation. `create`, `destroy` and `stop` meet their fault in the middle: after the
-/// container has become visible as half-made, half-destroyed or being stopped.
-///
-/// [`Op::Stdout`], [`Op::Stderr`] and [`Op::BulkNetOut`] are the front end's: a backend sees `run`, `attach` and
-/// `net_out`.
+/// Where something can go wrong: every operation of [`Backend`](protocol::Backend), and what a client does with a
+/// process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Op {
+    Ping,
+    Capacity,
+    /// In its middle: the container is there, half-made.
+    Create,
+    /// In its middle: the container is being destroyed. After an error it is as before.
+    Destroy,
+    List,
+    Info,
+    BulkInfo,
+    Metrics,
+    BulkMetrics,
+    /// Before the first signal.
+    Stop,
+    SetGraceTime,
+    GraceTime,
+    StreamIn,
+    /// Before the first byte; for the middle see [`Faults::break_next_stream_out`].
+    StreamOut,
+    BandwidthLimits,
+    CpuLimits,
+    DiskLimits,
+    MemoryLimits,
+    NetIn,
+    NetOut,
+    Run,
+    Attach,
+    Properties,
+    Property,
+    SetProperty,
+    RemoveProperty,
+    /// Each reader of a standard output, before its first byte.
+    Stdout,
+    /// Each reader of a standard error, before its first byte.
+    Stderr,
+    WriteStdin,
+    CloseStdin,
+    Signal,
+    SetTty,
+    /// Hearing of a process's end, once it has ended.
+    Exit,
+}
+
+/// What is to go wrong, by operation.
 #[derive(Default)]
 pub struct Faults {
     planned: Mutex<HashMap<Op, Plan>>,

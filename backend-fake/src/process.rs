@@ -1,16 +1,23 @@
 //! One scripted process: its streams, its signals, its end.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    future::poll_fn,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::{Error, Process, ProcessControl, Result, Signal, TtySpec, WindowSize};
-use tokio::sync::watch;
+use futures_util::{StreamExt, stream};
+use protocol::{ByteStream, Error, Output, Process, ProcessControl, Result, Signal, TtySpec, WindowSize};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
+    faults::{Faults, Op},
     output::Ring,
     programs::{Context, Program},
     stdin::Stdin,
@@ -37,6 +44,15 @@ pub(crate) struct FakeProcess {
     exit: watch::Sender<Option<Result<i32>>>,
     /// The terminal's size, and how often it was set.
     pub window: watch::Sender<(WindowSize, u64)>,
+    faults: Arc<Faults>,
+}
+
+/// What a process's output streams are made of.
+pub(crate) struct Rings {
+    /// What each holds.
+    pub bytes: usize,
+    /// What they lost, of all processes.
+    pub dropped_bytes: Arc<AtomicU64>,
 }
 
 /// What a process does about SIGTERM.
@@ -51,13 +67,8 @@ pub enum OnTerminate {
 }
 
 impl FakeProcess {
-    pub fn new(
-        id: String,
-        tty: Option<TtySpec>,
-        ring_bytes: usize,
-        dropped_bytes: &Arc<AtomicU64>,
-    ) -> Arc<Self> {
-        let ring = || Ring::new(ring_bytes, dropped_bytes.clone());
+    pub fn new(id: String, tty: Option<TtySpec>, rings: &Rings, faults: Arc<Faults>) -> Arc<Self> {
+        let ring = || Ring::new(rings.bytes, rings.dropped_bytes.clone());
         let stdout = ring();
         let (stderr, empty) = match tty {
             Some(_) => (stdout.clone(), Some(ring())),
@@ -74,13 +85,24 @@ impl FakeProcess {
             doom: watch::Sender::new(None),
             exit: watch::Sender::new(None),
             window: watch::Sender::new((tty.unwrap_or_default().size(), 0)),
+            faults,
         })
     }
 
-    /// Runs `program` until it ends or a signal ends it.
-    pub fn start(self: &Arc<Self>, program: Program, context: Context) {
+    /// Runs `program` until it ends or a signal ends it. Resolves when it waits for the first time, so that a test
+    /// finds it prepared for signals.
+    pub async fn start(self: &Arc<Self>, program: Program, context: Context) {
         let process = self.clone();
-        let mut script = tokio::spawn(program(context));
+        let (begun, has_begun) = oneshot::channel::<()>();
+        let mut script = tokio::spawn(async move {
+            let mut work = program(context);
+            let first = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+            drop(begun);
+            match first {
+                Poll::Ready(ended) => ended,
+                Poll::Pending => work.await,
+            }
+        });
         tokio::spawn(async move {
             let mut doom = process.doom.subscribe();
             let doomed = async { doom.wait_for(Option::is_some).await.ok().and_then(|status| *status) };
@@ -98,6 +120,8 @@ impl FakeProcess {
             };
             process.finish(result);
         });
+        // Always an error: nothing is sent.
+        let _ = has_begun.await;
     }
 
     fn finish(&self, result: Result<i32>) {
@@ -152,14 +176,34 @@ impl FakeProcess {
         self.seen_by_client(Ring::from_now)
     }
 
-    fn seen_by_client(self: &Arc<Self>, output: impl Fn(&Arc<Ring>) -> protocol::Output) -> Process {
+    fn seen_by_client(self: &Arc<Self>, output: impl Fn(&Arc<Ring>) -> Output) -> Process {
+        let (exit, faults) = (self.exit.subscribe(), self.faults.clone());
         Process {
             id: self.id.clone(),
-            stdout: output(&self.stdout),
-            stderr: output(self.empty.as_ref().unwrap_or(&self.stderr)),
+            stdout: self.faulty(Op::Stdout, output(&self.stdout)),
+            stderr: self.faulty(Op::Stderr, output(self.empty.as_ref().unwrap_or(&self.stderr))),
             control: Arc::new(Control(self.clone())),
-            exit: Box::pin(wait(self.exit.subscribe())),
+            exit: Box::pin(async move {
+                let ended = wait(exit).await;
+                faults.enter(Op::Exit).await?;
+                ended
+            }),
         }
+    }
+
+    /// The same output, whose readers meet the faults of `op` first.
+    fn faulty(&self, op: Op, output: Output) -> Output {
+        let faults = self.faults.clone();
+        Output::new(move || {
+            let (faults, chunks) = (faults.clone(), output.open());
+            let entered = async move {
+                match faults.enter(op).await {
+                    Ok(()) => chunks,
+                    Err(error) => Box::pin(stream::iter([Err(io::Error::other(error))])) as ByteStream,
+                }
+            };
+            Box::pin(stream::once(entered).flatten())
+        })
     }
 }
 
@@ -174,21 +218,25 @@ struct Control(Arc<FakeProcess>);
 #[async_trait]
 impl ProcessControl for Control {
     async fn write_stdin(&self, data: Bytes) -> Result<()> {
+        self.0.faults.enter(Op::WriteStdin).await?;
         self.0.stdin.write(data).await;
         Ok(())
     }
 
     async fn close_stdin(&self) -> Result<()> {
+        self.0.faults.enter(Op::CloseStdin).await?;
         self.0.stdin.close();
         Ok(())
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
+        self.0.faults.enter(Op::Signal).await?;
         self.0.send(signal);
         Ok(())
     }
 
     async fn set_tty(&self, tty: TtySpec) -> Result<()> {
+        self.0.faults.enter(Op::SetTty).await?;
         self.0.window.send_modify(|(size, changes)| (*size, *changes) = (tty.size(), *changes + 1));
         Ok(())
     }

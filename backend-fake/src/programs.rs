@@ -44,7 +44,13 @@ impl Default for Programs {
 }
 
 impl Programs {
-    /// Adds a program, in the place of one of the same name.
+    /// Adds a program, in the place of one of the same name. A name without a slash is found by itself and in the
+    /// usual directories (`/bin`, `/usr/bin`, …); a path such as `/opt/resource/check` is found as it is.
+    ///
+    /// A program is an async closure: what it does with its [`Context`] is what clients see, and what it resolves to
+    /// is its exit status, or the error that waiting for it gives. It runs until it ends or a signal ends it; a panic
+    /// in it is such an error too. When `run` resolves, everything that the program does before it first waits has
+    /// been done: it has chosen what SIGTERM does, say.
     pub fn insert<F, W>(&mut self, name: impl Into<String>, program: F)
     where
         F: Fn(Context) -> W + Send + Sync + 'static,
@@ -53,14 +59,13 @@ impl Programs {
         self.0.insert(name.into(), Arc::new(move |context| Box::pin(program(context))));
     }
 
-    /// The program that `path` names: by its name alone, or in one of the usual directories.
+    /// The program that `path` names: as it was inserted, or by its name in one of the usual directories.
     pub(crate) fn find(&self, path: &str) -> Result<Program> {
         let name = match path.rsplit_once('/') {
-            None => path,
             Some(("/bin" | "/sbin" | "/usr/bin" | "/usr/sbin", name)) => name,
-            Some(_) => "",
+            _ => path,
         };
-        self.0.get(name).cloned().ok_or_else(|| {
+        self.0.get(path).or_else(|| self.0.get(name)).cloned().ok_or_else(|| {
             let message = match path.contains('/') {
                 true => format!("exec: {path:?}: no such file or directory"),
                 false => format!("exec: {path:?}: executable file not found in $PATH"),

@@ -16,7 +16,7 @@ const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 const USER_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Starts what `spec` asks for as `process`, whose id is already decided.
-pub(crate) fn start(
+pub(crate) async fn start(
     container: &Arc<Container>,
     spec: &ProcessSpec,
     process: Arc<FakeProcess>,
@@ -43,7 +43,7 @@ pub(crate) fn start(
         terminations_seen: 0,
         window_changes_seen: 0,
     };
-    process.start(program, context);
+    process.start(program, context).await;
     Ok(process.started())
 }
 

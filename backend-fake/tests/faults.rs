@@ -182,6 +182,38 @@ async fn a_program_can_be_told_of_sigterm_and_hours_pass_in_no_time() {
     assert_eq!(begun.elapsed(), Duration::from_secs(3600));
 }
 
+#[tokio::test]
+async fn a_program_that_ignores_sigterm_does_so_as_soon_as_it_has_been_started() {
+    let mut options = FakeOptions::default();
+    options.programs.insert("stubborn", |context: Context| async move {
+        context.on_terminate(OnTerminate::Ignore);
+        context.read_stdin().await;
+        Ok(3)
+    });
+    let fake = FakeBackend::with_options(options);
+    fake.create(spec("c")).await.unwrap();
+    let process = fake.run("c", program("stubborn", &[])).await.unwrap();
+    process.control.signal(Signal::Terminate).await.unwrap();
+    process.control.close_stdin().await.unwrap();
+    assert_eq!(process.exit.await, Ok(3));
+}
+
+#[tokio::test]
+async fn a_program_is_found_by_its_path_where_it_was_given_one() {
+    let mut options = FakeOptions::default();
+    for (name, status) in [("/opt/resource/check", 1), ("check", 2), ("/bin/check", 3)] {
+        options.programs.insert(name, move |_: Context| async move { Ok(status) });
+    }
+    let fake = FakeBackend::with_options(options);
+    fake.create(spec("c")).await.unwrap();
+    for (path, status) in [("/opt/resource/check", 1), ("check", 2), ("/usr/bin/check", 2), ("/bin/check", 3)]
+    {
+        assert_eq!(fake.run("c", program(path, &[])).await.unwrap().exit.await, Ok(status), "{path}");
+    }
+    let error = fake.run("c", program("/opt/check", &[])).await.unwrap_err();
+    assert!(matches!(error, Error::ExecutableNotFound { .. }), "{error:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn stop_kills_after_ten_seconds() {
     let fake = FakeBackend::new();
