@@ -87,8 +87,10 @@ fn failed(method: &Method, path: &str, error: &Error) -> Response {
 
 /// What is served beside the protocol's table, and its name in the metrics.
 fn aside(app: &App, method: &Method, path: &str) -> (Option<&'static str>, Response) {
-    match (method, path) {
-        (&Method::GET, "/metrics") => (Some("prometheus"), debug::prometheus(app)),
+    match path {
+        "/metrics" | "/openapi.json" if method != Method::GET => (None, response::method_not_allowed("GET")),
+        "/metrics" => (Some("prometheus"), debug::prometheus(app)),
+        "/openapi.json" => (Some("openapi"), response::openapi()),
         _ => (None, response::not_found()),
     }
 }

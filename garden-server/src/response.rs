@@ -27,6 +27,11 @@ pub(crate) fn error(status: StatusCode, error: &Error) -> Response {
     document(status, json::encode(&error.to_body()).unwrap_or_default())
 }
 
+/// What the API is, for people and for tools that read OpenAPI 3.1.
+pub(crate) fn openapi() -> Response {
+    document(StatusCode::OK, include_bytes!("../openapi.json").to_vec())
+}
+
 /// No such path.
 pub(crate) fn not_found() -> Response {
     plain(StatusCode::NOT_FOUND, "404 page not found\n", HeaderMap::new())
