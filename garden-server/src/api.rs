@@ -22,6 +22,7 @@ use crate::{
     request::{Parts, Request},
     response,
     sessions::Sessions,
+    websocket::Handshake,
 };
 
 /// What every request needs.
@@ -40,17 +41,18 @@ pub(crate) fn routes(app: Arc<App>) -> Routes {
     warp::method()
         .and(warp::path::full())
         .and(query)
+        .and(warp::ext::optional::<Handshake>())
         .and(warp::body::stream())
-        .then(move |method: Method, path: FullPath, query: String, body| {
+        .then(move |method: Method, path: FullPath, query: String, handshake, body| {
             let app = app.clone();
             async move {
                 let body = body::within(app.config.read_body_timeout, to_byte_stream(body));
                 // These have no body that anybody would wait for.
                 if matches!(method, Method::GET | Method::DELETE | Method::HEAD) {
-                    return answer(&app, &method, path.as_str(), query, body).await;
+                    return answer(&app, &method, path.as_str(), query, handshake, body).await;
                 }
                 let (body, rest) = body::lend(body);
-                let response = answer(&app, &method, path.as_str(), query, body).await;
+                let response = answer(&app, &method, path.as_str(), query, handshake, body).await;
                 rest.drain().await;
                 response
             }
@@ -58,12 +60,19 @@ pub(crate) fn routes(app: Arc<App>) -> Routes {
         .boxed()
 }
 
-async fn answer(app: &Arc<App>, method: &Method, path: &str, query: String, body: ByteStream) -> Response {
+async fn answer(
+    app: &Arc<App>,
+    method: &Method,
+    path: &str,
+    query: String,
+    handshake: Option<Handshake>,
+    body: ByteStream,
+) -> Response {
     let observed = app.metrics.request();
     let (name, response) = match routes::find(method.as_str(), path) {
         Match::Found(route, parameters) => {
-            let parts =
-                Parts { parameters, query, body, max_json_body_bytes: app.config.max_json_body_bytes };
+            let max_json_body_bytes = app.config.max_json_body_bytes;
+            let parts = Parts { parameters, query, handshake, body, max_json_body_bytes };
             let done = read_and_perform(app, route, parts).await;
             let ok = done.is_ok();
             let response = done.unwrap_or_else(|error| failed(method, path, &error));

@@ -4,6 +4,8 @@
 //! 201 or 200; [`Http`] swaps in a body that never ends, with which hyper writes a chunked head, and cannot take the
 //! bytes behind the request, which are the process's input, for another request. When the head is in the kernel, the
 //! socket and what hyper already read are taken back, and the raw stream begins.
+//!
+//! A websocket does begin with a 101, behind which hyper hands its socket over.
 
 use std::{
     convert::Infallible,
@@ -21,11 +23,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
     body::{Body, Frame, Incoming},
+    header::{HeaderName, HeaderValue, UPGRADE},
     server::conn::http1,
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use protocol::extension;
 use tokio::sync::watch;
 use tower_service::Service as _;
 
@@ -34,6 +39,7 @@ use crate::{
     malformed,
     metrics::Metrics,
     socket::{FlushNoting, Socket},
+    websocket::Handshake,
 };
 
 /// Tells every connection and stream that the server stops.
@@ -123,7 +129,7 @@ pub(crate) async fn serve(socket: Socket, service: Service, mut shutdown: Shutdo
         tokio::select! {
             biased;
             end = served => match end {
-                Some(Ok(())) => return,
+                Some(Ok(())) => break,
                 Some(Err(error)) => return tracing::debug!(%error, "a connection ended early"),
                 None => break,
             },
@@ -131,18 +137,35 @@ pub(crate) async fn serve(socket: Socket, service: Service, mut shutdown: Shutdo
         }
     }
 
-    let (Some(parts), Some(takeover)) = (connection.into_parts(), exchange.take_hijack()) else { return };
-    let hijacked =
-        Hijacked { socket: parts.io.into_inner().socket, early: parts.read_buf, shutdown: shutdown.clone() };
+    let Some((io, early, takeover)) = (match exchange.take_upgrade() {
+        Some((upgrade, hijack)) => upgraded(upgrade, hijack).await,
+        None => connection.into_parts().and_then(|parts| {
+            drop(parts.service);
+            Some((parts.io, parts.read_buf, exchange.take_hijack()?))
+        }),
+    }) else {
+        return;
+    };
+    let hijacked = Hijacked { socket: io.into_inner().socket, early, shutdown: shutdown.clone() };
     hijacked.socket.tune();
-    drop(parts.service);
     takeover(hijacked).await;
+}
+
+type Io = TokioIo<FlushNoting>;
+
+/// The socket behind a 101.
+async fn upgraded(upgrade: OnUpgrade, hijack: Hijack) -> Option<(Io, Bytes, Takeover)> {
+    let upgraded =
+        upgrade.await.map_err(|error| tracing::debug!(%error, "a connection was not upgraded")).ok()?;
+    let parts = upgraded.downcast::<Io>().ok()?;
+    Some((parts.io, parts.read_buf, hijack.take()?))
 }
 
 /// What hyper's side of a connection tells the loop that polls it.
 #[derive(Default)]
 struct Exchange {
     hijack: Mutex<Option<Hijack>>,
+    upgrade: Mutex<Option<(OnUpgrade, Hijack)>>,
     flushed: Arc<AtomicBool>,
     busy: AtomicBool,
 }
@@ -155,6 +178,14 @@ impl Exchange {
 
     fn take_hijack(&self) -> Option<Takeover> {
         self.hijack.lock().unwrap_or_else(PoisonError::into_inner).take()?.take()
+    }
+
+    fn set_upgrade(&self, upgrade: OnUpgrade, hijack: Hijack) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, hijack));
+    }
+
+    fn take_upgrade(&self) -> Option<(OnUpgrade, Hijack)> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn head_is_out(&self) -> bool {
@@ -192,9 +223,19 @@ impl hyper::service::Service<Request<Incoming>> for Http {
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.exchange.busy.store(true, Ordering::Relaxed);
         let busy = BusyMark(self.exchange.clone());
+        // The answers to a client that does not ask are those of the protocol. What needs no guard has no extensions.
+        let tell_extensions =
+            self.service.guard.is_some() && request.headers().contains_key(extension::HEADER);
+        let mut upgrade = None;
+        if request.headers().contains_key(UPGRADE)
+            && let Some(handshake) = Handshake::read(request.headers())
+        {
+            upgrade = Some(hyper::upgrade::on(&mut request));
+            request.extensions_mut().insert(handshake);
+        }
         let answer = match self.refusal(&request) {
             None => Ok(warp::service(self.service.routes.clone()).call(request)),
             Some(refused) => {
@@ -210,12 +251,22 @@ impl hyper::service::Service<Request<Incoming>> for Http {
                 },
                 Err(refused) => refused,
             };
+            if tell_extensions {
+                let name = HeaderName::from_static(extension::HEADER);
+                response.headers_mut().insert(name, HeaderValue::from_static(extension::PROCESS_STREAMS));
+            }
+            let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             Ok(match response.extensions_mut().remove::<Hijack>() {
-                Some(hijack) => {
+                Some(hijack) if !is_upgrade => {
                     busy.0.set_hijack(hijack);
                     response.map(|_| NeverEnding.boxed_unsync())
                 }
-                None => response.map(BodyExt::boxed_unsync),
+                hijack => {
+                    if let (Some(hijack), Some(upgrade)) = (hijack, upgrade) {
+                        busy.0.set_upgrade(upgrade, hijack);
+                    }
+                    response.map(BodyExt::boxed_unsync)
+                }
             })
         })
     }

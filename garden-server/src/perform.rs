@@ -9,21 +9,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use hyper::{
     StatusCode,
     header::{CONTENT_TYPE, HeaderValue},
 };
-use protocol::{ByteStream, CreateResponse, Error, NetInResponse, PropertyValue, Result};
+use protocol::{
+    ByteStream, CreateResponse, Error, NetInResponse, Output, Process, PropertyValue, Result,
+    extension::{ProcessStatus, StartedProcess},
+};
 use warp::{Reply, reply::Response};
 
 use crate::{
     api::App,
+    channel_stream::{self, Attachment},
     connection::{Hijack, Hijacked},
     grace::Hold,
     output_stream, process_stream,
-    request::Request,
-    response::{self, done, json},
+    request::{Request, StreamOptions},
+    response::{self, created, done, json},
+    result,
     sessions::{Session, SessionKind},
 };
 
@@ -117,7 +122,62 @@ pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>
             backend.remove_property(&handle, &key).await.map(|()| done())
         }
         Request::Metrics { handle } => json(&backend.metrics(&handle).await?),
+        Request::StartProcess { handle, spec } => {
+            let process = backend.run(&handle, *spec).await?;
+            let session = app.sessions.open(handle, process, SessionKind::Run);
+            created(&StartedProcess { process_id: session.process_id })
+        }
+        Request::RunToEnd { handle, spec, encoding } => {
+            let process = backend.run(&handle, *spec).await?;
+            let outputs = outputs_of(&process);
+            let session = app.sessions.open(handle, process, SessionKind::Run);
+            session.control.close_stdin().await?;
+            json(&result::collect(session.process_id, session.ended, outputs, encoding).await?)
+        }
+        Request::ProcessStatus { handle, process_id } => {
+            let process = backend.attach(&handle, &process_id).await?;
+            let exit_status = process.exit.now_or_never().transpose()?;
+            json(&ProcessStatus { process_id, exit_status })
+        }
+        Request::ProcessResult { handle, process_id, encoding } => {
+            let process = attach(app, &handle, &process_id, true).await?;
+            let outputs = outputs_of(&process);
+            let session = app.sessions.open(handle, process, SessionKind::Attach);
+            json(&result::collect(process_id, session.ended, outputs, encoding).await?)
+        }
+        Request::SignalProcess { handle, process_id, signal } => {
+            backend.attach(&handle, &process_id).await?.control.signal(signal).await?;
+            Ok(done())
+        }
+        Request::ProcessStream { handle, process_id, stream, handshake } => {
+            let StreamOptions { from_start, windowed } = stream;
+            let process = attach(app, &handle, &process_id, from_start).await?;
+            let outputs = outputs_of(&process);
+            let session = app.sessions.open(handle, process, SessionKind::Attach);
+            let stream_id = session.stream_id.clone();
+            let open = app.metrics.open_stream("websocket");
+            let retention = app.config.output_retention;
+            let attachment = Attachment { session, outputs, windowed, retention };
+            let hijack = Hijack::new(move |hijacked: Hijacked| async move {
+                let _held = (hold, open);
+                channel_stream::serve(hijacked, attachment).await;
+            });
+            handshake.accept(&stream_id, hijack)
+        }
     }
+}
+
+/// The process, its outputs from its start on if that is wanted and known.
+async fn attach(app: &App, handle: &str, process_id: &str, from_start: bool) -> Result<Process> {
+    let process = app.backend.attach(handle, process_id).await?;
+    Ok(match app.sessions.outputs_from_start(handle, process_id).filter(|_| from_start) {
+        Some([stdout, stderr]) => Process { stdout, stderr, ..process },
+        None => process,
+    })
+}
+
+fn outputs_of(process: &Process) -> [Output; 2] {
+    [process.stdout.clone(), process.stderr.clone()]
 }
 
 /// Runs in a task of its own, so that a client which leaves cannot stop it half-way.

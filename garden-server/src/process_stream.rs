@@ -1,25 +1,20 @@
 //! The raw stream of `run` and `attach`: the client's input and commands in, the process's end out.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
-use protocol::{ProcessControl, ProcessPayload, Result, json};
-use tokio::sync::{Semaphore, mpsc};
+use protocol::{ProcessControl, ProcessPayload, json};
 
 use crate::{
     connection::Hijacked,
     payload::{Event, PayloadParser},
-    sessions::{Ended, Session},
+    sessions::{Session, end_of},
     socket::Socket,
+    stdin_queue::{Piece, StdinQueue, write_stdin},
 };
 
 /// How long a client may take to take the last payload.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// Input that is read from the client before the process takes it. As long as there is room for more, signals behind
-/// it are seen.
-const STDIN_QUEUE_BYTES: u32 = 1024 * 1024;
-/// What a piece of input costs in the queue besides its bytes.
-const STDIN_PIECE_COST_BYTES: u32 = 64;
 const READ_BUFFER_BYTES: usize = 32 * 1024;
 
 /// Serves the stream until the process has ended, the server stops, or nobody is left to serve.
@@ -78,10 +73,6 @@ async fn send(socket: &Socket, payload: &ProcessPayload) -> std::io::Result<()> 
     socket.write_all(&bytes).await
 }
 
-async fn end_of(ended: &mut Ended) -> Option<Result<i32>> {
-    ended.wait_for(Option::is_some).await.ok().and_then(|status| status.clone())
-}
-
 /// Reads what the client sends, to the end or to the first thing that makes no sense: that detaches the client, and
 /// leaves the process and its input as they are. Signals and window sizes are obeyed at once.
 async fn read_input(socket: &Socket, early: Bytes, control: &dyn ProcessControl, queue: StdinQueue) {
@@ -113,80 +104,5 @@ async fn read_input(socket: &Socket, early: Bytes, control: &dyn ProcessControl,
             Ok(0) | Err(_) => return,
             Ok(read) => parser.feed(&buffer[..read], &mut events),
         }
-    }
-}
-
-/// Passes the client's input on. Ends with the client's, or when the process takes no more.
-async fn write_stdin(mut pieces: StdinPieces, control: &dyn ProcessControl) {
-    let mut open = true;
-    while let Some(piece) = pieces.next().await {
-        let written = match piece {
-            _ if !open => Ok(()),
-            Piece::Data(data) => control.write_stdin(data).await,
-            Piece::End => {
-                open = false;
-                control.close_stdin().await
-            }
-        };
-        if let Err(error) = written {
-            tracing::debug!(%error, "cannot write to a process's input");
-            open = false;
-        }
-    }
-}
-
-enum Piece {
-    Data(Bytes),
-    End,
-}
-
-/// The writing end of a queue that is bounded in bytes.
-struct StdinQueue {
-    room: Arc<Semaphore>,
-    sender: mpsc::UnboundedSender<(Piece, u32)>,
-}
-
-struct StdinPieces {
-    room: Arc<Semaphore>,
-    receiver: mpsc::UnboundedReceiver<(Piece, u32)>,
-    /// What the piece that was taken last occupies.
-    taken: u32,
-}
-
-impl StdinQueue {
-    fn new() -> (StdinQueue, StdinPieces) {
-        let room = Arc::new(Semaphore::new(STDIN_QUEUE_BYTES as usize));
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (StdinQueue { room: room.clone(), sender }, StdinPieces { room, receiver, taken: 0 })
-    }
-
-    /// Waits for room. Afterwards the piece is dropped if nobody takes pieces any more.
-    async fn push(&self, piece: Piece) {
-        let data_bytes = match &piece {
-            Piece::Data(data) => u32::try_from(data.len()).unwrap_or(u32::MAX),
-            Piece::End => 0,
-        };
-        let cost = data_bytes.saturating_add(STDIN_PIECE_COST_BYTES).min(STDIN_QUEUE_BYTES);
-        if let Ok(room) = self.room.acquire_many(cost).await {
-            room.forget();
-            let _ = self.sender.send((piece, cost));
-        }
-    }
-}
-
-impl StdinPieces {
-    async fn next(&mut self) -> Option<Piece> {
-        // The piece before has been written.
-        self.room.add_permits(self.taken as usize);
-        self.taken = 0;
-        let (piece, cost) = self.receiver.recv().await?;
-        self.taken = cost;
-        Some(piece)
-    }
-}
-
-impl Drop for StdinPieces {
-    fn drop(&mut self) {
-        self.room.close();
     }
 }

@@ -6,11 +6,14 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use protocol::{
     ByteStream, ContainerSpec, Error, FilesQuery, NetIn, NetInRequest, NetOutRule, ProcessSpec, Properties,
-    PropertyValue, Result, StopRequest,
+    PropertyValue, Result, Signal, StopRequest,
+    extension::SignalRequest,
     json::{self, DurationNs},
     routes::{Route, query_pairs},
 };
 use serde::de::DeserializeOwned;
+
+use crate::{result::Encoding, websocket::Handshake};
 
 /// One request; the fields are those of the backend's method.
 #[allow(missing_docs)]
@@ -41,6 +44,21 @@ pub(crate) enum Request {
     SetProperty { handle: String, key: String, value: String },
     RemoveProperty { handle: String, key: String },
     Metrics { handle: String },
+    StartProcess { handle: String, spec: Box<ProcessSpec> },
+    RunToEnd { handle: String, spec: Box<ProcessSpec>, encoding: Encoding },
+    ProcessStatus { handle: String, process_id: String },
+    ProcessResult { handle: String, process_id: String, encoding: Encoding },
+    SignalProcess { handle: String, process_id: String, signal: Signal },
+    ProcessStream { handle: String, process_id: String, stream: StreamOptions, handshake: Handshake },
+}
+
+/// What a client wants of a process's websocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamOptions {
+    /// The outputs begin at the process's start, if this server saw it, and not where the last client stopped.
+    pub(crate) from_start: bool,
+    /// Each channel has a window.
+    pub(crate) windowed: bool,
 }
 
 /// One of a process's outputs.
@@ -57,6 +75,8 @@ pub(crate) struct Parts {
     pub(crate) parameters: Vec<String>,
     /// The raw query.
     pub(crate) query: String,
+    /// If a websocket is asked for.
+    pub(crate) handshake: Option<Handshake>,
     /// The body.
     pub(crate) body: ByteStream,
     /// The largest JSON body.
@@ -123,6 +143,34 @@ impl Request {
             }
             Route::RemoveProperty => Request::RemoveProperty { handle: parameter(), key: parameter() },
             Route::Metrics => Request::Metrics { handle: parameter() },
+            Route::StartProcess => {
+                let (wait, encoding) = (parts.flag("wait")?, parts.encoding()?);
+                let (handle, spec) = (parameter(), parts.json().await?);
+                if wait {
+                    Request::RunToEnd { handle, spec, encoding }
+                } else {
+                    Request::StartProcess { handle, spec }
+                }
+            }
+            Route::ProcessStatus => Request::ProcessStatus { handle: parameter(), process_id: parameter() },
+            Route::ProcessResult => {
+                let encoding = parts.encoding()?;
+                Request::ProcessResult { handle: parameter(), process_id: parameter(), encoding }
+            }
+            Route::SignalProcess => {
+                let signal = parts.json::<SignalRequest>().await?;
+                let signal = Signal::from(*signal);
+                Request::SignalProcess { handle: parameter(), process_id: parameter(), signal }
+            }
+            Route::ProcessStream => {
+                parts.skip_body().await?;
+                let stream = StreamOptions {
+                    from_start: parts.one_of("from", [("last", false), ("start", true)])?,
+                    windowed: parts.flag("windows")?,
+                };
+                let handshake = parts.handshake.take().ok_or_else(Handshake::missing)?;
+                Request::ProcessStream { handle: parameter(), process_id: parameter(), stream, handshake }
+            }
         })
     }
 }
@@ -162,6 +210,23 @@ impl Parts {
             values.entry(key).or_insert(value);
         }
         Ok(values)
+    }
+
+    /// A value of the query that is one of a few words; the first of them if it is absent.
+    fn one_of<const N: usize, T: Copy>(&self, key: &str, words: [(&str, T); N]) -> Result<T> {
+        let Some(value) = self.query()?.remove(key) else { return Ok(words[0].1) };
+        words.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            Error::BadRequest { reason: format!("{key}={value:?}: use one of {}", words.join(", ")) }
+        })
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        self.one_of(key, [("false", false), ("true", true)])
+    }
+
+    fn encoding(&self) -> Result<Encoding> {
+        self.one_of("encoding", [("text", Encoding::Text), ("base64", Encoding::Base64)])
     }
 
     fn files(&self, path_key: &str) -> Result<FilesQuery> {

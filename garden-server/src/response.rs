@@ -16,6 +16,11 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<Response> {
     Ok(document(StatusCode::OK, json::encode(value)?))
 }
 
+/// A 201 with a JSON document.
+pub(crate) fn created<T: Serialize + ?Sized>(value: &T) -> Result<Response> {
+    Ok(document(StatusCode::CREATED, json::encode(value)?))
+}
+
 /// A 200 that says nothing but that it was done.
 pub(crate) fn done() -> Response {
     document(StatusCode::OK, &b"{}\n"[..])

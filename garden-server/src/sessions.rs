@@ -21,6 +21,11 @@ use crate::{connection::Shutdown, request::OutputKind};
 /// A process's end, once it is there.
 pub(crate) type Ended = watch::Receiver<Option<Result<i32>>>;
 
+/// Waits for it; none when the server stops.
+pub(crate) async fn end_of(ended: &mut Ended) -> Option<Result<i32>> {
+    ended.wait_for(Option::is_some).await.ok().and_then(|status| status.clone())
+}
+
 /// All sessions.
 pub(crate) struct Sessions {
     next_stream_id: AtomicU64,
@@ -32,6 +37,7 @@ pub(crate) struct Sessions {
 struct Outputs {
     handle: String,
     process_id: String,
+    kind: SessionKind,
     stdout: Output,
     stderr: Output,
 }
@@ -60,7 +66,7 @@ impl Sessions {
     pub(crate) fn open(self: &Arc<Self>, handle: String, process: Process, kind: SessionKind) -> Session {
         let stream_id = self.next_stream_id.fetch_add(1, Ordering::Relaxed).to_string();
         let Process { id: process_id, stdout, stderr, control, exit } = process;
-        let outputs = Outputs { handle, process_id: process_id.clone(), stdout, stderr };
+        let outputs = Outputs { handle, process_id: process_id.clone(), kind, stdout, stderr };
         self.lock().insert(stream_id.clone(), outputs);
 
         let (ended_sender, ended) = watch::channel(None);
@@ -109,6 +115,15 @@ impl Sessions {
             OutputKind::Stdout => outputs.stdout.clone(),
             OutputKind::Stderr => outputs.stderr.clone(),
         })
+    }
+
+    /// The outputs of that process from its start on: known as long as the session lasts that started it.
+    pub(crate) fn outputs_from_start(&self, handle: &str, process_id: &str) -> Option<[Output; 2]> {
+        let table = self.lock();
+        let start = table.values().find(|outputs| {
+            outputs.kind == SessionKind::Run && outputs.handle == handle && outputs.process_id == process_id
+        })?;
+        Some([start.stdout.clone(), start.stderr.clone()])
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Outputs>> {

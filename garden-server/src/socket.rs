@@ -103,22 +103,28 @@ impl Socket {
 
     /// Resolves when the peer can no longer receive: it closed both directions or vanished. A half-closed peer is
     /// still there.
-    pub(crate) async fn peer_gone(&self) {
+    pub(crate) fn peer_gone(&self) -> impl Future<Output = ()> + Send + 'static {
         // A descriptor of its own: waiting for a change means forgetting that the socket is writable, which the
         // writers of this one need to know.
-        let watched = match self.duplicate() {
-            Ok(watched) => watched,
-            Err(error) => {
-                tracing::debug!(%error, "cannot watch for the end of a connection");
-                return std::future::pending().await;
+        let watched = self.duplicate();
+        async move {
+            match watched {
+                Ok(watched) => watched.peer_of_this_gone().await,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot watch for the end of a connection");
+                    std::future::pending().await
+                }
             }
-        };
-        while let Ok(ready) = watched.ready(Interest::WRITABLE).await {
+        }
+    }
+
+    async fn peer_of_this_gone(&self) {
+        while let Ok(ready) = self.ready(Interest::WRITABLE).await {
             if ready.is_write_closed() {
                 return;
             }
             let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = each_kind!(&watched, stream => stream.try_io(Interest::WRITABLE, nothing));
+            let _ = each_kind!(self, stream => stream.try_io(Interest::WRITABLE, nothing));
         }
     }
 

@@ -9,6 +9,7 @@
 mod backend;
 mod container;
 mod error;
+pub mod extension;
 mod info;
 pub mod json;
 mod limits;

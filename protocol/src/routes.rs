@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
-use crate::{Error, Result};
+use crate::{Error, Result, extension};
 
-/// Every operation of the protocol.
+/// Every operation of the protocol, and of its [extension](crate::extension).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Route {
@@ -36,6 +36,11 @@ pub enum Route {
     SetProperty,
     RemoveProperty,
     Metrics,
+    StartProcess,
+    ProcessStatus,
+    ProcessResult,
+    SignalProcess,
+    ProcessStream,
 }
 
 /// One line of the table.
@@ -53,7 +58,12 @@ pub struct RouteDef {
     pub hijacked: bool,
 }
 
-const fn ordinary(route: Route, name: &'static str, method: &'static str, path: &'static str) -> RouteDef {
+pub(crate) const fn ordinary(
+    route: Route,
+    name: &'static str,
+    method: &'static str,
+    path: &'static str,
+) -> RouteDef {
     RouteDef { route, name, method, path, hijacked: false }
 }
 
@@ -61,7 +71,8 @@ const fn hijacked(route: Route, name: &'static str, method: &'static str, path: 
     RouteDef { route, name, method, path, hijacked: true }
 }
 
-/// All routes. Fixed segments come before parameters in their place (`bulk_info` before `:handle`).
+/// All routes of the protocol; those beside it are [`extension::ROUTES`]. Fixed segments come before parameters in
+/// their place (`bulk_info` before `:handle`).
 pub const ROUTES: &[RouteDef] = &[
     ordinary(Route::Ping, "ping", "GET", "/ping"),
     ordinary(Route::Capacity, "capacity", "GET", "/capacity"),
@@ -110,7 +121,7 @@ impl Route {
     /// This route's line of the table.
     pub fn def(self) -> &'static RouteDef {
         // Total: `each_route_has_one_line` holds the table to it.
-        ROUTES.iter().find(|def| def.route == self).unwrap_or(&ROUTES[0])
+        all().find(|def| def.route == self).unwrap_or(&ROUTES[0])
     }
 
     /// The path for these parameters, escaped.
@@ -151,9 +162,12 @@ impl Pattern {
     }
 }
 
-static PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| {
-    ROUTES.iter().map(|def| Pattern { def, segments: def.path.split('/').collect() }).collect()
-});
+static PATTERNS: LazyLock<Vec<Pattern>> =
+    LazyLock::new(|| all().map(|def| Pattern { def, segments: def.path.split('/').collect() }).collect());
+
+fn all() -> impl Iterator<Item = &'static RouteDef> {
+    ROUTES.iter().chain(extension::ROUTES)
+}
 
 /// Finds the route of a request by its method and raw (still escaped) path.
 pub fn find(method: &str, path: &str) -> Match {
@@ -239,15 +253,21 @@ mod tests {
     #[test]
     fn each_route_has_one_line() {
         assert_eq!(ROUTES.len(), 28);
-        for def in ROUTES {
-            assert_eq!(ROUTES.iter().filter(|other| other.route == def.route).count(), 1, "{:?}", def.route);
-            assert_eq!(ROUTES.iter().filter(|other| other.name == def.name).count(), 1, "{}", def.name);
+        for def in all() {
+            assert_eq!(all().filter(|other| other.route == def.route).count(), 1, "{:?}", def.route);
+            assert_eq!(all().filter(|other| other.name == def.name).count(), 1, "{}", def.name);
         }
     }
 
     #[test]
+    fn what_is_ours_is_below_v1_and_nothing_else_is() {
+        assert!(extension::ROUTES.iter().all(|def| def.path.starts_with("/v1/")));
+        assert!(!ROUTES.iter().any(|def| def.path.starts_with("/v1")));
+    }
+
+    #[test]
     fn each_route_finds_itself() {
-        for def in ROUTES {
+        for def in all() {
             let parameters: Vec<&str> =
                 def.path.split('/').filter(|s| s.starts_with(':')).map(|_| "a/b c+%é").collect();
             let found = find(def.method, &def.route.path(&parameters));
