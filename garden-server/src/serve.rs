@@ -89,6 +89,7 @@ pub async fn serve(
 /// Accepts connections until the server stops, then waits for those that are open.
 async fn accept(listener: Listener, service: Service, mut shutdown: Shutdown) {
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -98,6 +99,7 @@ async fn accept(listener: Listener, service: Service, mut shutdown: Shutdown) {
         };
         match accepted {
             Ok(socket) => {
+                failing = false;
                 let (service, shutdown) = (service.clone(), shutdown.clone());
                 let counted = service.metrics.connection();
                 connections.spawn(async move {
@@ -106,7 +108,11 @@ async fn accept(listener: Listener, service: Service, mut shutdown: Shutdown) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, kind = acceptor_kind(&listener.acceptor), "cannot accept a connection");
+                // Said once: it may fail for as long as all descriptors are in use.
+                if !std::mem::replace(&mut failing, true) {
+                    let kind = acceptor_kind(&listener.acceptor);
+                    tracing::warn!(%error, kind, "cannot accept a connection: trying until it works");
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }

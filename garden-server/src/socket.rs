@@ -20,6 +20,8 @@ use tokio::{
 
 /// After this long without a word from a TCP peer the kernel asks whether it is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// How often a peer that is slow is offered more.
+const SLOW_PEER_LOOK: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connected stream socket.
@@ -87,8 +89,17 @@ impl Socket {
         mut taken: impl FnMut(usize),
     ) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.ready(Interest::WRITABLE).await?;
-            match each_kind!(self, stream => stream.try_write(bytes)) {
+            let writable = tokio::time::timeout(SLOW_PEER_LOOK, self.ready(Interest::WRITABLE)).await;
+            let written = match writable {
+                Ok(ready) => {
+                    ready?;
+                    each_kind!(self, stream => stream.try_write(bytes))
+                }
+                // The kernel calls a socket writable once a good part of its buffer is free, but takes what there is
+                // room for at any time. By that a slow peer is told from one that takes nothing.
+                Err(_) => each_kind!(self, stream => socket2::SockRef::from(stream).send(bytes)),
+            };
+            match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     taken(written);
