@@ -13,7 +13,7 @@ use crate::{
     cgroup::Cgroups,
     container::{self, Depot, Host, blocking},
     network::Network,
-    process::InitBinary,
+    process::{InitBinary, OutputBudget},
     rootfs::Store,
 };
 
@@ -52,6 +52,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     let network = network.map_err(container::Error::from)?;
     let open_files = raise_descriptor_limit();
     let trash = tokio::sync::Notify::new();
+    let output_budget = OutputBudget::new(config.output_buffer_total_bytes);
     Ok(Host {
         config,
         depot,
@@ -59,6 +60,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         cgroups,
         network,
         init,
+        output_budget,
         open_files,
         oom_kills: AtomicU64::new(0),
         dropped_bytes: AtomicU64::new(0),

@@ -24,6 +24,8 @@ pub struct Config {
     pub disable_privileged_containers: bool,
     /// Destroy what an earlier server left instead of adopting it.
     pub destroy_containers_on_startup: bool,
+    /// How much output of processes is kept in memory, all together, until a minute after their end.
+    pub output_buffer_total_bytes: u64,
     /// Addresses, ports and rules.
     pub network: NetworkConfig,
     /// For tests of recovery: the server kills itself with SIGKILL at this write of a container's record. Odd numbers
@@ -59,6 +61,7 @@ impl Default for Config {
             max_containers: 0,
             disable_privileged_containers: false,
             destroy_containers_on_startup: false,
+            output_buffer_total_bytes: 1 << 30,
             network: NetworkConfig::default(),
             die_at_record_write: None,
         }

@@ -86,6 +86,9 @@ pub fn samples(host: &Host, slots: &Slots) -> Vec<Sample> {
         samples.push(sample("garden_pool_in_use", "What is taken of a pool.", gauge, labels(), in_use));
         samples.push(sample("garden_pool_size", "What a pool has.", gauge, labels(), size));
     }
+    let held = host.output_budget.held_bytes() as f64;
+    let help = "Bytes of output that are held for readers.";
+    samples.push(sample("garden_output_buffer_bytes", help, gauge, Vec::new(), held));
     let counter = SampleKind::Counter;
     let oom = host.oom_kills.load(Ordering::Relaxed) as f64;
     let help = "Processes that the kernel killed because their container was out of memory.";

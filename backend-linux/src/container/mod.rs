@@ -41,7 +41,7 @@ use crate::{
     Config,
     cgroup::Cgroups,
     network::{Lease, Network},
-    process::{InitBinary, Processes, Supervisor},
+    process::{InitBinary, OutputBudget, Processes, Supervisor},
     rootfs::{Store, Usage},
 };
 
@@ -56,6 +56,7 @@ pub struct Host {
     pub cgroups: Cgroups,
     pub network: Network,
     pub init: InitBinary,
+    pub output_budget: Arc<OutputBudget>,
     /// The soft limit of open files that this server was started with; none: no limit.
     pub open_files: Option<u64>,
     pub oom_kills: AtomicU64,
@@ -161,6 +162,7 @@ impl Container {
     fn new(host: &Arc<Host>, record: Record, lease: Lease) -> Arc<Container> {
         Arc::new_cyclic(|container: &std::sync::Weak<Container>| {
             let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
+            let output_budget = Arc::clone(&host.output_budget);
             let (container, host) = (container.clone(), Arc::downgrade(host));
             let on_exit = move || {
                 let (container, host) = (container.upgrade(), host.upgrade());
@@ -173,7 +175,7 @@ impl Container {
             };
             Container {
                 handle: record.handle.clone(),
-                processes: Processes::new(supervisor.clone(), Arc::new(on_exit)),
+                processes: Processes::new(supervisor.clone(), Arc::new(on_exit), output_budget),
                 supervisor,
                 destroying: AtomicBool::new(false),
                 half_destroyed: AtomicBool::new(false),

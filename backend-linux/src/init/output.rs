@@ -6,11 +6,18 @@ use std::{
 };
 
 use backend_linux::supervisor::RingWriter;
-use rustix::io::{Errno, read};
+use rustix::{
+    io::{Errno, ioctl_fionread, read},
+    pipe::fcntl_setpipe_size,
+};
 
-/// How many blocks are read in a row before others get their turn.
-const BLOCKS: usize = 16;
-const BLOCK_BYTES: usize = 64 * 1024;
+/// How many blocks are moved in a row before others get their turn.
+const BLOCKS: usize = 4;
+/// What a pipe holds at once, where the system allows that much: the less often the process and the supervisor wait
+/// for each other, the faster output flows.
+const PIPE_BYTES: usize = 256 * 1024;
+/// What is read of a terminal at once.
+const BLOCK_BYTES: usize = 4096;
 
 /// Where an output stands after it was drained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,13 +34,36 @@ pub enum Drained {
 
 /// A pipe (or terminal) and its ring.
 pub struct Output {
-    source: Option<OwnedFd>,
+    source: Option<Source>,
     ring: RingWriter,
     full: bool,
 }
 
+/// Where a process writes to.
+pub enum Source {
+    Pipe(OwnedFd),
+    Terminal(OwnedFd),
+}
+
+impl Source {
+    /// The reading end of a pipe, which is made as large as is good for it.
+    pub fn pipe(pipe: OwnedFd) -> Source {
+        // A smaller one is slower, and as good.
+        let _ = fcntl_setpipe_size(&pipe, PIPE_BYTES);
+        Source::Pipe(pipe)
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Pipe(fd) | Source::Terminal(fd) => fd.as_fd(),
+        }
+    }
+}
+
 impl Output {
-    pub fn new(source: Option<OwnedFd>, name: &str) -> io::Result<Output> {
+    pub fn new(source: Option<Source>, name: &str) -> io::Result<Output> {
         let ring = RingWriter::new(name)?;
         if source.is_none() {
             ring.close();
@@ -56,11 +86,11 @@ impl Output {
 
     /// Moves what is there. Says where it stands, and whether anything was moved.
     pub fn drain(&mut self, held: bool) -> (Drained, bool) {
-        let mut block = [0; BLOCK_BYTES];
+        self.ring.keep_to_limit(held);
         let mut moved = false;
         for _ in 0..BLOCKS {
             let Some(source) = &self.source else { return (Drained::Ended, moved) };
-            let room = self.ring.room_bytes(held).min(BLOCK_BYTES as u64) as usize;
+            let room = self.ring.room_bytes(held);
             self.full = room == 0;
             self.ring.set_full(self.full);
             if self.full {
@@ -68,13 +98,13 @@ impl Output {
                 self.full = self.ring.room_bytes(held) == 0;
                 return (if self.full { Drained::Full } else { Drained::More }, moved);
             }
-            match read(source, &mut block[..room]) {
-                // A ring that cannot take bytes (no memory) is at its end: the process must not be blocked by it.
-                Ok(n) if n > 0 && self.ring.append(&block[..n]).is_ok() => moved = true,
+            match move_some(source, &mut self.ring, room) {
+                Ok(true) => moved = true,
                 Err(Errno::AGAIN) => return (Drained::Empty, moved),
                 Err(Errno::INTR) => {}
-                // A terminal answers EIO once it has ended.
-                Ok(_) | Err(_) => {
+                // The end. A terminal answers EIO once it has ended. A ring that cannot take bytes (no memory) is at
+                // its end too: the process must not be blocked by it.
+                Ok(false) | Err(_) => {
                     self.close();
                     return (Drained::Ended, true);
                 }
@@ -90,4 +120,22 @@ impl Output {
         self.ring.set_full(false);
         self.ring.close();
     }
+}
+
+/// Moves what is there, as far as there is room. False at the end.
+fn move_some(source: &Source, ring: &mut RingWriter, room: u64) -> Result<bool, Errno> {
+    let in_ring =
+        |moved: io::Result<()>| moved.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    if let Source::Pipe(pipe) = source {
+        let there = ioctl_fionread(pipe)?;
+        if there > 0 {
+            in_ring(ring.append_from(pipe, there.min(room)))?;
+            return Ok(true);
+        }
+    }
+    // Empty or at its end: only a read can tell.
+    let mut block = [0; BLOCK_BYTES];
+    let read = read(source, &mut block[..room.min(BLOCK_BYTES as u64) as usize])?;
+    in_ring(ring.append(&block[..read]))?;
+    Ok(read > 0)
 }

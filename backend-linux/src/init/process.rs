@@ -19,7 +19,7 @@ use rustix::{
 use crate::{
     enter::{STARTING, failure_of},
     exec,
-    output::{Drained, Output},
+    output::{Drained, Output, Source},
     start::Container,
 };
 
@@ -123,12 +123,11 @@ impl Process {
         if let State::Starting { status, .. } = &self.state {
             fds.push(status.as_fd());
         }
-        if self.exit_status().is_none()
-            && let Some(streams) = &self.streams
-        {
-            fds.extend(streams.outputs.iter().filter_map(Output::source));
-            if streams.outputs.iter().any(Output::is_full) {
-                fds.push(streams.room.as_fd());
+        if let Some(streams) = &self.streams {
+            // Also once it has ended: the limit of what its rings may hold can change.
+            fds.push(streams.room.as_fd());
+            if self.exit_status().is_none() {
+                fds.extend(streams.outputs.iter().filter_map(Output::source));
             }
         }
         fds
@@ -287,16 +286,19 @@ impl Streams {
             Some(terminal) => {
                 let (ours, theirs) = container.open_terminal(terminal)?;
                 let inner = [theirs.try_clone()?, theirs.try_clone()?, theirs.try_clone()?];
-                (ours.try_clone()?, ours.try_clone()?, None, (Some(ours), Some(theirs)), inner)
+                let stdout = Source::Terminal(ours.try_clone()?);
+                (ours.try_clone()?, stdout, None, (Some(ours), Some(theirs)), inner)
             }
             None => {
                 let (stdin_reader, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
                 let (stdout, stdout_writer) = pipe_with(PipeFlags::CLOEXEC)?;
                 let (stderr, stderr_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-                (stdin, stdout, Some(stderr), (None, None), [stdin_reader, stdout_writer, stderr_writer])
+                let (stdout, stderr) = (Source::pipe(stdout), Some(Source::pipe(stderr)));
+                (stdin, stdout, stderr, (None, None), [stdin_reader, stdout_writer, stderr_writer])
             }
         };
-        for fd in [Some(&stdin), Some(&stdout), stderr.as_ref()].into_iter().flatten() {
+        let sources = [Some(&stdout), stderr.as_ref()].into_iter().flatten().map(AsFd::as_fd);
+        for fd in sources.chain([stdin.as_fd()]) {
             fcntl_setfl(fd, OFlags::NONBLOCK)?;
         }
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;

@@ -1,9 +1,11 @@
 //! The server's side of a container's supervisor: requests to it, and the processes it keeps.
 
+mod budget;
 mod output;
 mod stdin;
 mod supervisor;
 mod table;
 
+pub use budget::OutputBudget;
 pub use supervisor::{Error, InitBinary, Supervisor, nonsense};
 pub use table::Processes;

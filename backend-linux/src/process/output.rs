@@ -11,14 +11,15 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use protocol::OutputReader;
 use tokio::{sync::watch, time::Instant};
 
+use super::budget::{OutputBudget, Share};
 use crate::supervisor::{Chunk, RingReader};
 
-/// How much is read at once.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// How much is read at once: about what a socket takes.
+const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A reader that gets nothing done for this long no longer holds the process up.
 const STALL_LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +35,8 @@ pub struct News {
 
 /// One output of a process.
 pub struct Channel {
-    ring: RingReader,
+    ring: Arc<RingReader>,
+    share: Share,
     room: Arc<OwnedFd>,
     news: watch::Sender<News>,
     readers: Mutex<Readers>,
@@ -53,11 +55,13 @@ struct Reader {
 }
 
 impl Channel {
-    pub fn new(ring: OwnedFd, room: Arc<OwnedFd>) -> io::Result<Channel> {
-        let ring = RingReader::new(ring)?;
+    pub fn new(ring: OwnedFd, room: Arc<OwnedFd>, budget: &Arc<OutputBudget>) -> io::Result<Channel> {
+        let ring = Arc::new(RingReader::new(ring)?);
         // An earlier server's readers are gone.
         ring.hold(None);
-        Ok(Channel { ring, room, news: watch::Sender::new(News::default()), readers: Mutex::default() })
+        let share = budget.join(Arc::clone(&ring), Arc::clone(&room));
+        let news = watch::Sender::new(News::default());
+        Ok(Channel { ring, share, room, news, readers: Mutex::default() })
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {
@@ -72,6 +76,7 @@ impl Channel {
 
     /// Tells the readers that nothing more will come.
     pub fn tell_over(&self) {
+        self.share.ended();
         self.news.send_modify(|news| news.over = true);
     }
 
@@ -83,6 +88,11 @@ impl Channel {
     /// Whether the process waits for a reader.
     pub fn is_full(&self) -> bool {
         self.ring.is_full()
+    }
+
+    /// Whether all that it holds has reached a client.
+    pub fn is_delivered(&self) -> bool {
+        self.ring.delivered() == self.ring.written()
     }
 
     pub fn has_readers(&self) -> bool {
@@ -149,7 +159,7 @@ impl Channel {
             key: OnceLock::new(),
             passed_on: AtomicU64::new(position),
         });
-        let reading = Reading { place: Arc::clone(&place), position };
+        let reading = Reading { place: Arc::clone(&place), position, buffer: BytesMut::new() };
         let stream = futures_util::stream::unfold(reading, |mut reading| async move {
             let chunk = reading.next().await?;
             Some((chunk, reading))
@@ -194,6 +204,8 @@ impl Drop for Place {
 struct Reading {
     place: Arc<Place>,
     position: u64,
+    /// Memory that is used again for each chunk.
+    buffer: BytesMut,
 }
 
 impl Reading {
@@ -205,12 +217,12 @@ impl Reading {
         let mut news = channel.news.subscribe();
         loop {
             let over = news.borrow_and_update().over;
-            match channel.ring.read(self.position, CHUNK_BYTES) {
+            match channel.ring.read(self.position, CHUNK_BYTES, &mut self.buffer) {
                 Ok(Chunk::Data { position, bytes }) => {
                     // Later than it was asked for, if a stalled reader lost some.
                     self.place.passed_on.store(position, Ordering::Relaxed);
                     self.position = position + bytes.len() as u64;
-                    return Some(Ok(Bytes::from(bytes)));
+                    return Some(Ok(bytes));
                 }
                 Ok(Chunk::End) => return None,
                 Ok(Chunk::Empty) if over => return None,

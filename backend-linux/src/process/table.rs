@@ -18,9 +18,11 @@ use protocol::{Error as WireError, Output, OutputReader, Process, ProcessControl
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::watch,
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
+    budget::OutputBudget,
     output::Channel,
     stdin::Stdin,
     supervisor::{Connection, Error, Supervisor, nonsense},
@@ -32,6 +34,9 @@ use crate::{
 
 /// How long the output of an ended process is kept for readers that come late.
 const OUTPUT_KEPT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether output is still wanted while room for it is scarce.
+const SCARCITY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often readers are looked at while a process waits for them.
 const STALL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,6 +51,7 @@ pub type OnExit = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Sen
 pub struct Processes {
     supervisor: Supervisor,
     on_exit: OnExit,
+    budget: Arc<OutputBudget>,
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     /// Output bytes lost, of processes whose output is let go of already.
     dropped_bytes: AtomicU64,
@@ -54,10 +60,11 @@ pub struct Processes {
 }
 
 impl Processes {
-    pub fn new(supervisor: Supervisor, on_exit: OnExit) -> Arc<Processes> {
+    pub fn new(supervisor: Supervisor, on_exit: OnExit, budget: Arc<OutputBudget>) -> Arc<Processes> {
         Arc::new(Processes {
             supervisor,
             on_exit,
+            budget,
             entries: Mutex::default(),
             dropped_bytes: AtomicU64::new(0),
             gone: watch::Sender::new(false),
@@ -97,7 +104,13 @@ impl Processes {
     /// Starts a process. Whoever drops this leaves a process that was started to itself.
     pub async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Entry>, Error> {
         let id = request.id.clone();
-        self.follow(id, &Request::Run(Box::new(request))).await
+        let followed = self.follow(id.clone(), &Request::Run(Box::new(request))).await;
+        if matches!(followed, Err(Error::Gone(_))) {
+            // If it was started nevertheless, nobody could reach it. Without a supervisor there is no such process.
+            let kill = Request::Signal { id, signal: nix::libc::SIGKILL };
+            let _ = self.supervisor.command(&kill).await;
+        }
+        followed
     }
 
     /// Takes over a process that an earlier server started.
@@ -116,7 +129,10 @@ impl Processes {
         let (outputs, news) = match OutputFds::from_vec(fds) {
             Some(fds) => {
                 let room = Arc::new(fds.room);
-                let channel = |ring| Channel::new(ring, Arc::clone(&room)).map(Arc::new).map_err(Error::Gone);
+                let channel = |ring| {
+                    let channel = Channel::new(ring, Arc::clone(&room), &self.budget);
+                    channel.map(Arc::new).map_err(Error::Gone)
+                };
                 let outputs = Outputs { stdout: channel(fds.stdout)?, stderr: channel(fds.stderr)? };
                 (Some((outputs, Stdin::new(fds.stdin).map_err(Error::Gone)?)), Some(fds.news))
             }
@@ -162,18 +178,40 @@ impl Processes {
         (self.on_exit)().await;
         exited.send_replace(Some(status));
 
-        // Whoever comes late has a minute, and whoever is there by then as long as it takes.
         let Some(outputs) = outputs else { return };
-        let mut gone = self.gone.subscribe();
-        while tokio::time::timeout(OUTPUT_KEPT, gone.wait_for(|gone| *gone)).await.is_err() {
-            if !outputs.has_readers() {
-                break;
-            }
-        }
+        self.keep(&outputs).await;
         self.dropped_bytes.fetch_add(entry.dropped_bytes(), Ordering::Relaxed);
         entry.outputs.lock().unwrap_or_else(PoisonError::into_inner).take();
         // If the supervisor is gone, so is the output.
         let _ = self.supervisor.command(&Request::DiscardOutput { id: entry.id.clone() }).await;
+    }
+
+    /// Waits as long as the output of an ended process is to be kept: whoever comes late has a minute, unless room is
+    /// scarce and a client has it all, and whoever is there by then has as long as it takes.
+    async fn keep(&self, outputs: &Outputs) {
+        let mut gone = self.gone.subscribe();
+        let mut scarcity = self.budget.scarcity();
+        let mut kept_until = Instant::now() + OUTPUT_KEPT;
+        loop {
+            let unwanted_while_scarce = async {
+                // An error is a backend that is going.
+                let _ = scarcity.wait_for(|scarce| *scarce).await;
+                if !outputs.is_unwanted() {
+                    sleep(SCARCITY_LOOK_INTERVAL).await;
+                }
+            };
+            tokio::select! {
+                _ = gone.wait_for(|gone| *gone) => return,
+                () = sleep_until(kept_until) => match outputs.has_readers() {
+                    true => kept_until = Instant::now() + OUTPUT_KEPT,
+                    false => return,
+                },
+                () = unwanted_while_scarce => {}
+            }
+            if *scarcity.borrow() && outputs.is_unwanted() {
+                return;
+            }
+        }
     }
 }
 
@@ -202,6 +240,11 @@ impl Outputs {
 
     fn has_readers(&self) -> bool {
         self.stdout.has_readers() || self.stderr.has_readers()
+    }
+
+    /// Whether a client has all of it, and nobody reads it again.
+    fn is_unwanted(&self) -> bool {
+        self.stdout.is_delivered() && self.stderr.is_delivered() && !self.has_readers()
     }
 
     fn is_full(&self) -> bool {

@@ -234,7 +234,7 @@ pub struct OutputFds<Fd> {
     pub stderr: Fd,
     /// An eventfd that becomes readable when there is something new in a ring, or no room.
     pub news: Fd,
-    /// An eventfd for the server to write to when there is room again.
+    /// An eventfd for the server to write to when there is room again, or less of it.
     pub room: Fd,
     /// Standard input, while it is open.
     pub stdin: Option<Fd>,

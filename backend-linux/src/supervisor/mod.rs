@@ -13,5 +13,5 @@ pub use messages::{
     Bind, CgroupEntry, Failure, FailureKind, IdRange, OutputFds, ProcessState, Reply, Request, Rootfs,
     RunRequest, StartRequest, Terminal,
 };
-pub use ring::{Chunk, RING_CAPACITY_BYTES, RingReader, RingWriter};
+pub use ring::{Chunk, MIN_RING_BYTES, RING_CAPACITY_BYTES, RingReader, RingWriter};
 pub use socket::{MAX_FDS, connect, listen, recv, send};

@@ -3,19 +3,28 @@
 //! A memfd: one page of counters, then the bytes. The supervisor writes, the server reads by offset from the
 //! process's first byte, and both survive the other. Nothing is ever removed: the writer overwrites the oldest bytes,
 //! which a reader notices by the counters. While a reader holds the ring, the writer stops instead when it is full.
+//!
+//! The server may limit a ring to less than its capacity. Then the pages of the oldest bytes go back to the system.
 
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
+use bytes::{Bytes, BytesMut};
+use rustix::{
+    fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate, memfd_create},
+    pipe::{SpliceFlags, splice},
+};
 
 use crate::sys::SharedWords;
 
 /// How many bytes a ring holds. Memory is taken as it is used.
 pub const RING_CAPACITY_BYTES: u64 = 16 * 1024 * 1024;
-const DATA_AT: u64 = 4096;
+/// How little it can be limited to.
+pub const MIN_RING_BYTES: u64 = PAGE_BYTES;
+const PAGE_BYTES: u64 = 4096;
+const DATA_AT: u64 = PAGE_BYTES;
 
 /// Indexes of the counters. The supervisor writes the first five, the server the others.
 mod word {
@@ -26,6 +35,8 @@ mod word {
     pub const FULL: usize = 4;
     pub const DELIVERED: usize = 8;
     pub const HOLD: usize = 9;
+    /// How many bytes the ring may hold. Zero: as many as it can.
+    pub const LIMIT: usize = 10;
 }
 
 /// Nobody holds the ring.
@@ -40,6 +51,8 @@ pub struct RingWriter {
     words: SharedWords,
     written: u64,
     oldest: u64,
+    /// No page lies wholly before this.
+    released: u64,
 }
 
 impl RingWriter {
@@ -50,18 +63,28 @@ impl RingWriter {
         fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let words = SharedWords::map(&memfd)?;
         words.store(word::HOLD, NO_HOLD);
-        Ok(RingWriter { memfd, words, written: 0, oldest: 0 })
+        Ok(RingWriter { memfd, words, written: 0, oldest: 0, released: 0 })
+    }
+
+    fn limit_bytes(&self) -> u64 {
+        match self.words.load(word::LIMIT) {
+            0 => RING_CAPACITY_BYTES,
+            limit => limit.clamp(MIN_RING_BYTES, RING_CAPACITY_BYTES),
+        }
+    }
+
+    /// What somebody still wants the bytes from; none: nobody does. `held` is false when nobody who could hold the
+    /// ring is there any more.
+    fn hold(&self, held: bool) -> Option<u64> {
+        let hold = if held { self.words.load(word::HOLD) } else { NO_HOLD };
+        // A position outside of what the ring holds cannot be held.
+        (hold < MAX_POSITION).then(|| hold.clamp(self.oldest, self.written))
     }
 
     /// How many bytes may be written now. `held` is false when nobody who could hold the ring is there any more.
     pub fn room_bytes(&self, held: bool) -> u64 {
-        let hold = if held { self.words.load(word::HOLD) } else { NO_HOLD };
-        if hold >= MAX_POSITION {
-            return RING_CAPACITY_BYTES;
-        }
-        // A position outside of what the ring holds cannot be held.
-        let hold = hold.clamp(self.oldest, self.written);
-        (hold + RING_CAPACITY_BYTES).saturating_sub(self.written)
+        let limit = self.limit_bytes();
+        self.hold(held).map_or(limit, |hold| (hold + limit).saturating_sub(self.written))
     }
 
     /// Says whether the writer waits for room.
@@ -69,11 +92,13 @@ impl RingWriter {
         self.words.store(word::FULL, u64::from(full));
     }
 
-    /// Adds bytes, at most [`room_bytes`](Self::room_bytes) of them, over the oldest ones where there is no other
-    /// room.
-    pub fn append(&mut self, data: &[u8]) -> io::Result<()> {
-        let end = self.written + data.len() as u64;
-        let oldest = end.saturating_sub(RING_CAPACITY_BYTES).max(self.oldest);
+    /// Lets go of the oldest bytes that are more than the limit allows and that nobody holds.
+    pub fn keep_to_limit(&mut self, held: bool) {
+        let within = self.written.saturating_sub(self.limit_bytes());
+        self.forget_before(self.hold(held).map_or(within, |hold| within.min(hold)));
+    }
+
+    fn forget_before(&mut self, oldest: u64) {
         if oldest > self.oldest {
             let delivered = self.words.load(word::DELIVERED).min(self.written);
             let lost = oldest.saturating_sub(delivered.max(self.oldest));
@@ -82,12 +107,61 @@ impl RingWriter {
             self.words.store(word::OLDEST, oldest);
             self.oldest = oldest;
         }
+        if self.limit_bytes() < RING_CAPACITY_BYTES {
+            self.release_pages();
+        }
+    }
+
+    /// Gives the pages before the oldest byte back to the system.
+    fn release_pages(&mut self) {
+        let end = self.oldest / PAGE_BYTES * PAGE_BYTES;
+        // What is a whole round older lies where newer bytes are.
+        let round_ago = self.written.saturating_sub(RING_CAPACITY_BYTES).next_multiple_of(PAGE_BYTES);
+        let mut from = self.released.max(round_ago);
+        while from < end {
+            let at = from % RING_CAPACITY_BYTES;
+            let length = (end - from).min(RING_CAPACITY_BYTES - at);
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // It takes memory away only: without it the ring is right, and larger.
+            let _ = fallocate(&self.memfd, flags, DATA_AT + at, length);
+            from += length;
+        }
+        self.released = self.released.max(end);
+    }
+
+    /// Makes room for `length` bytes, at most [`room_bytes`](Self::room_bytes), at the expense of the oldest ones
+    /// where there is no other.
+    fn reserve(&mut self, length: u64) {
+        self.forget_before((self.written + length).saturating_sub(self.limit_bytes()));
+    }
+
+    fn commit(&mut self, length: u64) {
+        self.written += length;
+        self.words.store(word::WRITTEN, self.written);
+    }
+
+    /// Adds bytes, at most [`room_bytes`](Self::room_bytes) of them, over the oldest ones where there is no other
+    /// room.
+    pub fn append(&mut self, data: &[u8]) -> io::Result<()> {
+        self.reserve(data.len() as u64);
         let at = self.written % RING_CAPACITY_BYTES;
         let (first, second) = data.split_at(data.len().min((RING_CAPACITY_BYTES - at) as usize));
         write_all_at(self.memfd.as_fd(), first, DATA_AT + at)?;
         write_all_at(self.memfd.as_fd(), second, DATA_AT)?;
-        self.written = end;
-        self.words.store(word::WRITTEN, end);
+        self.commit(data.len() as u64);
+        Ok(())
+    }
+
+    /// Adds `length` bytes that are in `pipe`, at most [`room_bytes`](Self::room_bytes) of them, as
+    /// [`append`](Self::append) does, but without a buffer between. Fewer at the ring's seam.
+    pub fn append_from(&mut self, pipe: impl AsFd, length: u64) -> io::Result<()> {
+        let at = self.written % RING_CAPACITY_BYTES;
+        let length = length.min(RING_CAPACITY_BYTES - at);
+        self.reserve(length);
+        let mut offset = DATA_AT + at;
+        let moved =
+            splice(pipe, None, &self.memfd, Some(&mut offset), length as usize, SpliceFlags::NONBLOCK)?;
+        self.commit(moved as u64);
         Ok(())
     }
 
@@ -120,7 +194,7 @@ pub enum Chunk {
         /// Where they begin.
         position: u64,
         /// The bytes.
-        bytes: Vec<u8>,
+        bytes: Bytes,
     },
     /// Nothing yet.
     Empty,
@@ -149,6 +223,11 @@ impl RingReader {
     /// How many bytes were ever written.
     pub fn written(&self) -> u64 {
         self.words.load(word::WRITTEN).min(MAX_POSITION)
+    }
+
+    /// How many bytes it holds now.
+    pub fn held_bytes(&self) -> u64 {
+        self.written().saturating_sub(self.words.load(word::OLDEST)).min(RING_CAPACITY_BYTES)
     }
 
     /// Whether nothing more will come.
@@ -183,8 +262,13 @@ impl RingReader {
         self.words.store(word::HOLD, position.unwrap_or(NO_HOLD));
     }
 
-    /// Reads at most `limit` bytes at `position`.
-    pub fn read(&self, position: u64, limit: usize) -> io::Result<Chunk> {
+    /// Sets how many bytes it may hold. The writer keeps to it from its next look on.
+    pub fn set_limit_bytes(&self, limit: u64) {
+        self.words.store(word::LIMIT, limit);
+    }
+
+    /// Reads at most `limit` bytes at `position`, into `buffer`'s memory if the chunk before is gone.
+    pub fn read(&self, position: u64, limit: usize, buffer: &mut BytesMut) -> io::Result<Chunk> {
         loop {
             // In this order: closed and then empty is the end, empty and then closed may have missed the last bytes.
             let closed = self.is_closed();
@@ -195,11 +279,12 @@ impl RingReader {
             }
             let at = start % RING_CAPACITY_BYTES;
             let length = (written - start).min(RING_CAPACITY_BYTES - at).min(limit as u64) as usize;
-            let mut bytes = vec![0; length];
-            let read = rustix::io::pread(&self.memfd, &mut bytes, DATA_AT + at)?;
-            bytes.truncate(read);
+            buffer.clear();
+            buffer.resize(length, 0);
+            let read = rustix::io::pread(&self.memfd, &mut buffer[..], DATA_AT + at)?;
+            buffer.truncate(read);
             if self.words.load(word::OLDEST) <= start && read > 0 {
-                return Ok(Chunk::Data { position: start, bytes });
+                return Ok(Chunk::Data { position: start, bytes: buffer.split().freeze() });
             }
             // Overwritten while it was read: again, from where the ring begins now.
         }
@@ -207,90 +292,4 @@ impl RingReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ring() -> (RingWriter, RingReader) {
-        let writer = RingWriter::new("test").unwrap();
-        let reader = RingReader::new(writer.memfd.try_clone().unwrap()).unwrap();
-        (writer, reader)
-    }
-
-    fn data(position: u64, bytes: &[u8]) -> Chunk {
-        Chunk::Data { position, bytes: bytes.to_vec() }
-    }
-
-    #[test]
-    fn what_is_written_is_read_by_offset_and_then_the_end() {
-        let (mut writer, reader) = ring();
-        assert_eq!(reader.read(0, 10).unwrap(), Chunk::Empty);
-        writer.append(b"hello world").unwrap();
-        assert_eq!(reader.read(0, 5).unwrap(), data(0, b"hello"));
-        assert_eq!(reader.read(5, 100).unwrap(), data(5, b" world"));
-        assert_eq!(reader.read(11, 100).unwrap(), Chunk::Empty);
-        writer.close();
-        assert_eq!(reader.read(11, 100).unwrap(), Chunk::End);
-        assert_eq!(reader.read(0, 5).unwrap(), data(0, b"hello"));
-    }
-
-    #[test]
-    fn without_a_hold_the_oldest_bytes_go_and_are_counted() {
-        let (mut writer, reader) = ring();
-        let block = vec![7; RING_CAPACITY_BYTES as usize];
-        writer.append(&block).unwrap();
-        reader.set_delivered(3);
-        writer.append(b"12345").unwrap();
-        assert_eq!(reader.dropped(), 2, "three of the five had been delivered");
-        assert!(matches!(reader.read(0, 1).unwrap(), Chunk::Data { position: 5, .. }));
-        assert_eq!(reader.read(RING_CAPACITY_BYTES, 9).unwrap(), data(RING_CAPACITY_BYTES, b"12345"));
-    }
-
-    #[test]
-    fn a_hold_leaves_room_only_behind_it() {
-        let (mut writer, reader) = ring();
-        writer.append(&[1; 1000]).unwrap();
-        reader.hold(Some(400));
-        assert_eq!(writer.room_bytes(true), RING_CAPACITY_BYTES - 600);
-        assert_eq!(writer.room_bytes(false), RING_CAPACITY_BYTES);
-        reader.hold(Some(u64::MAX - 5));
-        assert_eq!(writer.room_bytes(true), RING_CAPACITY_BYTES, "a senseless hold is none");
-        reader.hold(Some(1 << 40));
-        assert_eq!(writer.room_bytes(true), RING_CAPACITY_BYTES, "nor is one of the future");
-    }
-
-    #[test]
-    fn a_file_that_could_shrink_is_refused() {
-        let memfd = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&memfd, 1 << 20).unwrap();
-        assert!(RingReader::new(memfd).is_err());
-    }
-
-    #[test]
-    fn a_file_that_is_too_small_is_refused() {
-        let memfd = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-        ftruncate(&memfd, DATA_AT + RING_CAPACITY_BYTES - 1).unwrap();
-        fcntl_add_seals(&memfd, SealFlags::SHRINK).unwrap();
-        assert!(RingReader::new(memfd).is_err());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_interleaving_reads_what_was_written(
-            steps in proptest::collection::vec((0usize..200_000, 1usize..300_000), 1..60)
-        ) {
-            let (mut writer, reader) = ring();
-            let byte_at = |position: u64| (position % 251) as u8;
-            let (mut written, mut position) = (0u64, 0u64);
-            for (write, limit) in steps {
-                let block: Vec<u8> = (0..write as u64).map(|i| byte_at(written + i)).collect();
-                writer.append(&block).unwrap();
-                written += write as u64;
-                if let Chunk::Data { position: start, bytes } = reader.read(position, limit).unwrap() {
-                    proptest::prop_assert!(start >= position);
-                    proptest::prop_assert!(bytes.iter().enumerate().all(|(i, b)| *b == byte_at(start + i as u64)));
-                    position = start + bytes.len() as u64;
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -14,9 +14,9 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, memfd_create},
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, recvmsg, sendmsg,
-        socket_with,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind,
+        recvmsg, sendmsg, socket_with,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -73,6 +73,11 @@ pub fn recv<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec
         if let RecvAncillaryMessage::ScmRights(rights) = message {
             fds.extend(rights);
         }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other(
+            "a message lost its descriptors: this process has too many open already",
+        ));
     }
     let json = match packet.get(..received.bytes) {
         Some([]) => return Ok(None),

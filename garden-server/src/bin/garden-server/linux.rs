@@ -13,6 +13,7 @@ fn config(options: &Options) -> Result<Config, String> {
     config.max_containers = options.max_containers;
     config.disable_privileged_containers = options.disable_privileged_containers;
     config.destroy_containers_on_startup = options.destroy_containers_on_startup;
+    config.output_buffer_total_bytes = options.output_buffer_total;
     config.die_at_record_write = options.die_at_record_write;
     let network = &mut config.network;
     network.pool = options

@@ -10,6 +10,7 @@ mod linux;
 mod listen;
 mod options;
 mod settings;
+mod size;
 
 use std::{process::ExitCode, time::Duration};
 

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::duration;
+use crate::{duration, size};
 
 /// A container server: containers over HTTP, on a unix socket and, if asked, on TCP.
 ///
@@ -143,6 +143,11 @@ pub(crate) struct Options {
         help_heading = "Lifecycle"
     )]
     pub(crate) max_containers: u64,
+
+    /// How much output of processes is kept in memory, all together, for readers to come [bytes, or with K, M or G].
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::parse,
+          env = "GARDEN_OUTPUT_BUFFER_TOTAL", global = true, help_heading = "Lifecycle")]
+    pub(crate) output_buffer_total: u64,
 
     /// Layers, write layers, volumes and their records.
     #[arg(
