@@ -21,6 +21,7 @@ pub struct Killable {
     slot: Slot,
     child: Option<Child>,
     wrapper: Vec<String>,
+    options: Vec<String>,
 }
 
 impl Killable {
@@ -32,6 +33,7 @@ impl Killable {
             slot: Slot::claim(),
             child: None,
             wrapper: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -39,6 +41,24 @@ impl Killable {
     pub fn started_by(mut self, wrapper: &[&str]) -> Killable {
         self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
         self
+    }
+
+    /// Has the server started with these options too.
+    pub fn with_options(mut self, options: &[&str]) -> Killable {
+        self.options = options.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// The process id of the server, which runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running server").id()
+    }
+
+    /// The most memory that the server ever had, in KiB.
+    pub fn peak_memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server's status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// A path of its directory.
@@ -65,6 +85,7 @@ impl Killable {
             .arg(self.path("depot"))
             .arg("--store")
             .arg(self.path("store"))
+            .args(&self.options)
             .args(subcommand)
             .stdin(Stdio::null());
         command

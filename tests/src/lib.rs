@@ -4,6 +4,7 @@
 //! - [`columns`]: the backends that they are run on, one test binary for each in `tests/tests/`; [`linux`] is the
 //!   privileged one, with its look for leaks.
 //! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
+//! - [`raw`]: the wire by hand; [`soak`]: many processes that end at once, read late.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -14,4 +15,6 @@ pub mod files;
 pub mod host;
 pub mod killable;
 pub mod linux;
+pub mod raw;
+pub mod soak;
 pub mod world;
