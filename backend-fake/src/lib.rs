@@ -1,8 +1,9 @@
 #![doc = include_str!("../README.md")]
 //!
 //! # Where to look
-//! [`FakeBackend`] is the backend, [`FakeOptions`] what can be chosen about it, [`Programs`] and [`Context`] what can be
-//! scripted, [`Faults`] and [`Op`] what can go wrong. All of it must be used inside a tokio runtime.
+//! [`FakeBackend`] is the backend, [`FakeOptions`] what can be chosen about it, [`Programs`] and [`Context`] what can
+//! be scripted, [`Faults`] and [`Op`] what can go wrong. All of it must be used inside a tokio runtime.
+
 #![forbid(unsafe_code)]
 
 mod archive;

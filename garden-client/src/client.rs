@@ -28,7 +28,8 @@ pub const RETRIES_FOR: Duration = Duration::from_secs(1);
 /// A bulk query is split where its URL would grow beyond this: servers bound theirs, and so does HTTP's own type.
 const BULK_QUERY_MAX_BYTES: usize = 16 << 10;
 
-/// A client of one Garden server. Clones share its idle connections.
+/// A client of one Garden server. Clones share its idle connections: up to eight are kept for the next questions, and
+/// closed with the last clone.
 ///
 /// It implements [`Backend`], so that everything a server can do is a method of that trait.
 ///
@@ -50,6 +51,14 @@ const BULK_QUERY_MAX_BYTES: usize = 16 << 10;
 /// changes nothing, as well as [`stream_out`](Backend::stream_out) before its first byte, whose connection was lost.
 /// Both with pauses of 20 to 250 ms, for the time of [`with_retries_for`](Client::with_retries_for) in all. Nothing
 /// else is sent twice.
+///
+/// # How long it waits
+/// | for | unless set | set by |
+/// |---|---|---|
+/// | one attempt to connect | 5 s | [`with_connect_timeout`](Client::with_connect_timeout) |
+/// | an ordinary request, or a process to start | for ever | [`with_request_timeout`](Client::with_request_timeout) |
+/// | the next byte of a tar | for ever | [`with_stream_idle_timeout`](Client::with_stream_idle_timeout) |
+/// | further attempts | 1 s in all | [`with_retries_for`](Client::with_retries_for) |
 ///
 /// # Errors
 /// What the server says comes with the type that it has on the server's side. What this client says is one of four:
@@ -116,9 +125,9 @@ impl Client {
     }
 
     /// The same server, with a limit on how long a tar that is streamed in or out may stand still because of the
-    /// server: no byte taken, none sent, no answer behind the last one. Unless set there is none. It does not run while the other side is
-    /// waited for, the source of a tar or the reader of one. A process's streams have no limit: it may be
-    /// silent for days.
+    /// server: no byte taken, none sent, no answer behind the last one. Unless set there is none. It does not run while
+    /// the source of a tar, or who reads one, is waited for. A process's streams have no limit: it may be silent for
+    /// days.
     pub fn with_stream_idle_timeout(self, limit: Duration) -> Self {
         self.with(|endpoint| endpoint.stream_idle_timeout = Some(limit))
     }

@@ -37,7 +37,8 @@ type Chunk = io::Result<Bytes>;
 ///
 /// Owners and extended attributes are left out (the server gives the files to the user they are streamed in as);
 /// hard links become files of their own; a socket, device or FIFO is an error, and so is a file that shrinks while
-/// it is read. Must be called within a tokio runtime.
+/// it is read. Must be called within a tokio runtime; a thread of it reads the files, and stops when the stream is
+/// dropped.
 pub fn pack(path: PathBuf) -> ByteStream {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     tokio::task::spawn_blocking(move || {
@@ -136,7 +137,7 @@ impl Write for ChannelWriter {
 }
 
 /// Unpacks a tar below a directory, which is made if it is missing. Owners and setuid bits are left out, and nothing
-/// in the tar leads out of the directory. An error may leave a part of the files behind.
+/// in the tar leads out of the directory. An error, or dropping the future, may leave a part of the files behind.
 pub async fn unpack(mut tar: ByteStream, directory: PathBuf) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel::<Chunk>(CHUNKS_AHEAD);
     let unpacking = tokio::task::spawn_blocking(move || {

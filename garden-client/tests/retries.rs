@@ -108,6 +108,30 @@ async fn a_server_that_is_being_restarted_is_waited_for_by_every_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_dying_server_never_accepted_is_lost_and_only_a_question_is_asked_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("s.sock");
+    let old = UnixListener::bind(&path).unwrap();
+    let client = Client::new(&format!("unix:{}", path.display())).unwrap();
+    let question = tokio::spawn({
+        let client = client.clone();
+        async move { client.ping().await }
+    });
+    let change = tokio::spawn(async move { client.destroy("c1").await });
+    // Passes when both wait for an answer: there is nothing else to do then.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(old);
+    std::fs::remove_file(&path).unwrap();
+    let new = UnixListener::bind(&path).unwrap();
+    let lost = change.await.unwrap().unwrap_err();
+    assert!(matches!(&lost, Error::Connection { .. }), "{lost:?}");
+    let mut peer = Peer::new(new.accept().await.unwrap().0);
+    assert!(peer.request().await.starts_with("GET /ping "));
+    peer.send(answer("200 OK", OK)).await;
+    question.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_end_in_time_and_without_retries_there_is_one() {
     let client = Client::new("unix:/nowhere/garden.sock").unwrap();
     for (limit, took_ms) in [(Duration::from_secs(1), 800..=1000), (Duration::ZERO, 0..=1)] {

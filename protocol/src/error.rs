@@ -79,7 +79,7 @@ pub enum Error {
         /// What is wrong, and what would be right.
         reason: String,
     },
-    /// The body is not the JSON that it should be.
+    /// The body is not the JSON that it should be, or, for a client, the answer is none.
     #[error("{reason}")]
     Malformed {
         /// What the decoder found, and where.
