@@ -1,6 +1,12 @@
 //! Where a server listens, and getting a connection there.
 
-use std::{fmt, io, net::SocketAddrV6, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddrV6,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use protocol::{Error, Result};
 use tokio::{
@@ -55,7 +61,11 @@ fn unix(path: &str, text: &str) -> Result<Address> {
     if path.contains('\0') {
         return Err(unusable(text, "a path cannot contain NUL"));
     }
-    Ok(Address::Unix(PathBuf::from(path)))
+    // Two slashes at its beginning mean one, and shown behind `unix:` they would be the scheme's.
+    Ok(Address::Unix(match path.strip_prefix("//") {
+        Some(rest) => Path::new("/").join(rest.trim_start_matches('/')),
+        None => PathBuf::from(path),
+    }))
 }
 
 fn tcp(host_port: &str, text: &str) -> Result<Address> {
@@ -191,6 +201,7 @@ mod tests {
         assert_eq!("unix:///a/b.sock".parse(), unix("/a/b.sock"));
         assert_eq!("unix:b.sock".parse(), unix("b.sock"));
         assert_eq!("./b.sock".parse(), unix("./b.sock"));
+        assert_eq!("//a/b.sock".parse(), unix("/a/b.sock"));
         assert_eq!("tcp:127.0.0.1:7777".parse(), tcp("127.0.0.1:7777"));
         assert_eq!("tcp://127.0.0.1:7777".parse(), tcp("127.0.0.1:7777"));
         assert_eq!("tcp://[::1]:7777".parse(), tcp("[::1]:7777"));
