@@ -11,6 +11,9 @@ mod check;
 mod config;
 mod container;
 mod files;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod name;
 mod network;
 mod process;

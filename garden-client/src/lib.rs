@@ -38,6 +38,9 @@ mod answer;
 mod client;
 mod collect;
 mod files;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 pub mod io;
 mod payload;

@@ -17,6 +17,9 @@ mod channel_stream;
 mod config;
 mod connection;
 mod debug;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod grace;
 mod guard;
 mod listener;

@@ -10,6 +10,9 @@ mod backend;
 mod container;
 mod error;
 pub mod extension;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod info;
 pub mod json;
 mod limits;

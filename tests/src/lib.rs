@@ -5,6 +5,7 @@
 //!   privileged one, with its look for leaks.
 //! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
 //! - [`raw`]: the wire by hand; [`soak`]: many processes that end at once, read late.
+//! - [`fuzz`]: any bytes on a connection; the other fuzz targets are in the crates of the parsers.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -12,6 +13,7 @@
 pub mod behaviours;
 pub mod columns;
 pub mod files;
+pub mod fuzz;
 pub mod host;
 pub mod killable;
 pub mod linux;

@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod demo;
 mod elf;
+mod fuzz;
 mod interop;
 mod phases;
 mod picture;
@@ -29,6 +30,7 @@ cargo xtask COMMAND
   vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
            (bench http: the CPU time of a request beside a bare hyper server)
+  fuzz     the fuzz targets, led by coverage, a minute each; fuzz TARGET: that one; fuzz --seconds N: N seconds each
   build    everything, debug; build --release: with optimisation
   setup    install what the system lacks (Debian, as root), or list it
   help     this text
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ("test", []) => test::test(),
         ("vm", _) => vm::vm(&rest),
         ("bench", _) => bench::bench(&rest),
+        ("fuzz", _) => fuzz::fuzz(&rest),
         ("build", []) => build::workspace(build::Profile::Debug),
         ("build", [flag]) if flag == "--release" => build::workspace(build::Profile::Release),
         ("setup", []) => setup::setup(&setup::ALL),

@@ -52,14 +52,14 @@ impl Cgroups {
 
 /// Mount points found: v1 with their controllers, and the unified one.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Hierarchies {
-    v1: Vec<(Vec<String>, PathBuf)>,
-    v2: Option<PathBuf>,
+pub(super) struct Hierarchies {
+    pub(super) v1: Vec<(Vec<String>, PathBuf)>,
+    pub(super) v2: Option<PathBuf>,
 }
 
 /// Reads the text of `/proc/self/mountinfo`. The first mount of a hierarchy counts; v1 hierarchies without a
 /// controller that containers use (`name=systemd`, `net_cls`) do not.
-fn hierarchies(mountinfo: &[u8]) -> Hierarchies {
+pub(super) fn hierarchies(mountinfo: &[u8]) -> Hierarchies {
     let mut found = Hierarchies::default();
     for line in mountinfo.split(|&byte| byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();

@@ -149,6 +149,6 @@ pub(super) fn of(group: &Path) -> io::Result<BTreeSet<u32>> {
     Ok(pids)
 }
 
-fn parse_pids(text: &str) -> impl Iterator<Item = u32> {
+pub(super) fn parse_pids(text: &str) -> impl Iterator<Item = u32> {
     text.lines().filter_map(|line| line.trim().parse().ok())
 }

@@ -10,6 +10,8 @@
 
 mod detect;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod group;
 mod members;
 mod settings;

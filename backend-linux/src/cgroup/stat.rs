@@ -106,7 +106,7 @@ fn memory_v2(group: &Path) -> Result<MemoryStat> {
 }
 
 /// `memory.stat` of either version. Lines that nobody knows or that are no number are skipped: kernels add some.
-fn memory_stat(text: &str) -> MemoryStat {
+pub(super) fn memory_stat(text: &str) -> MemoryStat {
     let mut stat = MemoryStat::default();
     for (key, value) in pairs(text) {
         let field = match key {
@@ -157,7 +157,7 @@ fn cpu_v1(group: &Path) -> Result<CpuStat> {
     })
 }
 
-fn cpu_v2(text: &str) -> CpuStat {
+pub(super) fn cpu_v2(text: &str) -> CpuStat {
     let nanoseconds = |key| value_of(text, key).saturating_mul(1_000);
     CpuStat {
         usage_ns: nanoseconds("usage_usec"),
@@ -167,7 +167,7 @@ fn cpu_v2(text: &str) -> CpuStat {
 }
 
 /// The `key value` lines of a text.
-fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
+pub(super) fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
     text.lines().filter_map(|line| {
         let (key, value) = line.split_once(' ')?;
         Some((key, value.trim().parse().ok()?))
@@ -193,7 +193,7 @@ fn limit(file: &Path) -> Result<Option<u64>> {
     parse_limit(&text).ok_or_else(|| Error::Parse { file: file.into(), text })
 }
 
-fn parse_limit(text: &str) -> Option<Option<u64>> {
+pub(super) fn parse_limit(text: &str) -> Option<Option<u64>> {
     /// The largest page that any kernel has; v1's "no limit" is `i64::MAX` rounded down to one.
     const PAGE_BYTES_MAX: u64 = 1 << 16;
     match text.trim() {

@@ -147,3 +147,42 @@ mod tests {
         }
     }
 }
+
+/// The fuzz targets: name, function, seeds. `cargo xtask fuzz` includes this file.
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::type_complexity, reason = "as `backend_linux::fuzz::Target`")]
+pub const FUZZ_TARGETS: &[(&str, fn(&[u8]), &[&str])] = &[("users", spec_and_files, &[])];
+
+/// A spec on the first line, `/etc/passwd` up to an empty line, `/etc/group`.
+#[cfg(any(test, fuzzing))]
+fn spec_and_files(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (spec, files) = text.split_once('\n').unwrap_or((&text, ""));
+    let (passwd, group) = files.split_once("\n\n").unwrap_or((files, ""));
+    match find_in(spec, passwd, group) {
+        Ok(user) => {
+            assert!([user.uid, user.gid].iter().chain(&user.groups).all(|id| *id != u32::MAX), "{user:?}");
+            assert!(!user.groups.contains(&user.gid), "{user:?}");
+            assert!(!user.home.is_empty());
+            assert!(!user.name.contains(['\n', ':']), "{user:?}");
+            // Only a number, or nobody in the files, makes root of a name that is not root's.
+            let named = spec.split(':').next().unwrap_or_default();
+            let in_file = |name: &str| passwd.lines().any(|line| line.starts_with(&format!("{name}:")));
+            let is_number = named.bytes().all(|byte| byte.is_ascii_digit() || byte == b'+');
+            assert!(
+                user.uid != 0 || named == "root" || is_number || in_file(named),
+                "{spec:?} became {user:?}"
+            );
+        }
+        Err(error) => assert!(error.contains("no matching entries"), "{error}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/fuzz/brief.rs"]
+mod brief;
+
+#[test]
+fn no_seed_and_no_mutation_breaks_a_promise() {
+    brief::run(FUZZ_TARGETS, 3_000);
+}

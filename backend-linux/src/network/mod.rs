@@ -9,6 +9,8 @@ mod egress;
 mod error;
 mod firewall;
 mod forwarding;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod kernel;
 mod lease;
 mod link;

@@ -121,7 +121,7 @@ fn find() -> Result<PathBuf> {
 }
 
 /// Whether a file is an ELF program that needs no interpreter. What is no ELF at all is not.
-fn is_static(file: &mut (impl Read + Seek)) -> io::Result<bool> {
+pub(super) fn is_static(file: &mut (impl Read + Seek)) -> io::Result<bool> {
     const PT_INTERP: u64 = 3;
     let mut head = [0; 64];
     if file.read_exact(&mut head).is_err() || !head.starts_with(b"\x7fELF") {
@@ -167,7 +167,7 @@ fn applets(busybox: &Path) -> Result<BTreeSet<PathBuf>> {
 }
 
 /// Only links into directories that the tree has; busybox itself is no link.
-fn parse_applets(text: &str) -> BTreeSet<PathBuf> {
+pub(super) fn parse_applets(text: &str) -> BTreeSet<PathBuf> {
     let known = |path: &Path| {
         let directory = path.parent().and_then(Path::to_str);
         path.components().all(|component| matches!(component, Component::Normal(_)))

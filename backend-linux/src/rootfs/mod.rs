@@ -17,6 +17,8 @@
 
 mod busybox;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gunzip;
 mod image;
 mod source;

@@ -5,6 +5,8 @@
 //! status later. Old supervisors meet new servers, so every packet begins with a version, unknown fields are ignored
 //! and fields are only ever added, with a default.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod messages;
 mod ring;
 mod socket;

@@ -9,6 +9,8 @@
 //! delivered; two `data` in one message are both delivered; and data that comes before its `source` waits for it only
 //! up to [`HELD_MAX_BYTES`], then it is taken for input.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod text;
 
 use bytes::Bytes;

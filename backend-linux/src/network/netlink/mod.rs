@@ -6,6 +6,8 @@
 mod message;
 mod socket;
 
+#[cfg(any(test, fuzzing))]
+pub use message::answers;
 pub use message::{Answer, Message, attributes};
 pub use socket::{Error, Socket};
 

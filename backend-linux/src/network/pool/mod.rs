@@ -5,7 +5,7 @@
 
 mod lru;
 mod ports;
-mod subnets;
+pub(super) mod subnets;
 
 pub use ports::PortPool;
 pub use subnets::{PREFIX, Subnet, SubnetPool};

@@ -181,7 +181,7 @@ impl SubnetPool {
 }
 
 /// A subnet as `10.254.0.8/30`, or the container's address in one, with or without `/30`.
-fn parse(requested: &str) -> Result<Subnet, Error> {
+pub(in crate::network) fn parse(requested: &str) -> Result<Subnet, Error> {
     let invalid = |reason: String| Error::Invalid { field: FIELD, reason };
     let (address, prefix) = requested.split_once('/').unwrap_or((requested, "30"));
     let address: Ipv4Addr = address.parse().map_err(|_| {

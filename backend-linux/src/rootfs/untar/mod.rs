@@ -7,6 +7,8 @@
 mod archive;
 mod error;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod pax;
 mod places;
 #[cfg(test)]
