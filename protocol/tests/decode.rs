@@ -161,7 +161,9 @@ fn wrong_types_are_errors_that_name_the_field() {
         (r#"{"netout_rules":[{"networks":[{"start":"bogus"}]}]}"#, "invalid IP address: bogus"),
         (r#"{"properties":{"a":1}}"#, "properties.a"),
         (r#"{"limits":{"memory_limits":{"limit_in_bytes":-1}}}"#, "limits.memory_limits.limit_in_bytes"),
-        (r#"[]"#, "array"),
+        ("[]", "json: cannot unmarshal array into a value of type ContainerSpec"),
+        ("5", "json: cannot unmarshal number 5 into a value of type ContainerSpec"),
+        (r#"{"bind_mounts":[5]}"#, "number 5 into field ContainerSpec.bind_mounts of type BindMount"),
     ] {
         let error = spec(text).unwrap_err().to_string();
         assert!(error.contains(field), "{text}: {error}");

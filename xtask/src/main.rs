@@ -11,6 +11,7 @@ mod demo;
 mod elf;
 mod fuzz;
 mod interop;
+mod openapi;
 mod phases;
 mod picture;
 mod server;
@@ -26,7 +27,8 @@ cargo xtask COMMAND
 
   demo     the main job on a real kernel: a container's whole life, step by step
            (demo --fake, or without root: the same in memory)
-  test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, nothing left behind
+  test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, OpenAPI, nothing
+           left behind
   vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
            (bench http: the CPU time of a request beside a bare hyper server)

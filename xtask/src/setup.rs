@@ -21,11 +21,16 @@ const NFT: Tool =
     Tool { program: "nft", package: "nftables", why: "the picture of the host: firewall rules" };
 const GO: Tool =
     Tool { program: "go", package: "", why: "the test client in Go; 1.24 or later, from go.dev" };
+const PYTHON: Tool = Tool {
+    program: "python3",
+    package: "python3-venv",
+    why: "schemathesis, which drives the server by its OpenAPI document; 3.10 or later, with venv",
+};
 
 /// For `cargo xtask demo`.
 pub const DEMO: [Tool; 3] = [BUSYBOX, IP, NFT];
 /// For everything.
-pub const ALL: [Tool; 4] = [BUSYBOX, IP, NFT, GO];
+pub const ALL: [Tool; 5] = [BUSYBOX, IP, NFT, GO, PYTHON];
 /// For comparing with others.
 pub const BENCH: [Tool; 3] = [
     BUSYBOX,
@@ -70,6 +75,11 @@ fn present(tool: &Tool) -> bool {
     match shell::find(tool.program) {
         // The root filesystem holds nothing else, so a busybox that asks for a loader could not run in it.
         Some(file) if tool.program == "busybox" => elf::is_static(&file).unwrap_or(false),
+        // Debian splits off what an environment of its own is made with.
+        Some(file) if tool.program == "python3" => {
+            let output = shell::command(file).args(["-c", "import ensurepip, venv"]).output();
+            output.is_ok_and(|output| output.status.success())
+        }
         Some(_) => true,
         None => false,
     }

@@ -3,7 +3,7 @@
 use crate::{
     Outcome,
     build::{self, Profile},
-    interop,
+    interop, openapi,
     phases::Phases,
     picture::Picture,
     setup, shell,
@@ -37,6 +37,12 @@ pub fn test() -> Outcome {
             }
             (false, _) => phases.skip("Go client", "only root can make containers"),
             (_, false) => phases.skip("Go client", "go is not installed"),
+        }
+        match openapi::prepare() {
+            Ok(schemathesis) => {
+                phases.run_anyway("OpenAPI", || openapi::drive(&schemathesis));
+            }
+            Err(why) => phases.skip("OpenAPI", &format!("schemathesis cannot be had: {why}")),
         }
     }
     if let Some(before) = before {

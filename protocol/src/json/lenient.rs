@@ -39,8 +39,8 @@ impl Lenient {
             Node::Number(number) => format!("number {number}"),
             node => node.kind().to_owned(),
         };
-        let place = if self.path.is_empty() { String::new() } else { format!(" field {}", self.path) };
-        DecodeError(format!("json: cannot unmarshal {value} into{place} of type {wanted}"))
+        let place = if self.path.is_empty() { "a value".to_owned() } else { format!("field {}", self.path) };
+        DecodeError(format!("json: cannot unmarshal {value} into {place} of type {wanted}"))
     }
 
     /// Reads a scalar: null is `zero`; errors of the visitor (a number out of range) get the field's name.
@@ -148,8 +148,7 @@ impl<'de> Deserializer<'de> for Lenient {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        let path = if self.path.is_empty() { name.to_owned() } else { self.path };
-        Lenient { path, ..self }.members(name, Some(fields), visitor)
+        self.members(name, Some(fields), visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -186,7 +185,9 @@ impl Lenient {
             Some(fields) => to_fields(fields, members),
             None => members,
         };
-        visitor.visit_map(Members { rest: members.into_iter(), value: None, path: self.path })
+        let is_document = self.path.is_empty() && fields.is_some();
+        let path = if is_document { wanted.to_owned() } else { self.path };
+        visitor.visit_map(Members { rest: members.into_iter(), value: None, path })
     }
 }
 
