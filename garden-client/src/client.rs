@@ -12,12 +12,13 @@ use protocol::{
     routes::Route,
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
 
 use crate::{
     address::{Address, Endpoint},
-    files,
+    channels, files,
     http::{Call, Http, body, in_time, query},
-    process,
+    process, websocket,
 };
 
 /// How long a connection may take to come about, unless [`Client::with_connect_timeout`] says otherwise.
@@ -85,6 +86,8 @@ const BULK_QUERY_MAX_BYTES: usize = 16 << 10;
 #[derive(Clone)]
 pub struct Client {
     http: Arc<Http>,
+    /// Whether the server's processes have websockets, once that is known.
+    has_websockets: Arc<OnceCell<bool>>,
 }
 
 impl std::fmt::Debug for Client {
@@ -109,7 +112,13 @@ impl Client {
             stream_idle_timeout: None,
             retry_for: RETRIES_FOR,
         };
-        Client { http: Arc::new(Http::new(endpoint)) }
+        Client { http: Arc::new(Http::new(endpoint)), has_websockets: Arc::default() }
+    }
+
+    /// The same server, with Garden's classic process streams whether it has better ones or not: for a proxy in between
+    /// that passes no websockets on. Their input is text; binary input is refused.
+    pub fn with_classic_streams(self) -> Self {
+        Client { has_websockets: Arc::new(OnceCell::new_with(Some(false))), ..self }
     }
 
     /// The same server, with another limit on how long one attempt to connect may take: 5 s unless set.
@@ -141,7 +150,7 @@ impl Client {
     fn with(self, change: impl FnOnce(&mut Endpoint)) -> Self {
         let mut endpoint = self.http.endpoint.clone();
         change(&mut endpoint);
-        Client { http: Arc::new(Http::new(endpoint)) }
+        Client { http: Arc::new(Http::new(endpoint)), ..self }
     }
 
     /// Where this client's server is.
@@ -162,9 +171,25 @@ impl Client {
         self.http.call(&call).await.map(drop)
     }
 
+    /// `run` or `attach`, over whichever kind of streams the server has.
     async fn start(&self, handle: &str, call: &Call<'_>) -> Result<Process> {
+        call.check_parameters()?;
         let endpoint = &self.http.endpoint;
-        in_time(endpoint, call, process::start(endpoint, handle, call)).await
+        let started = async {
+            if *self.has_websockets.get_or_try_init(|| websocket::are_there(endpoint)).await? {
+                let attached = match (&call.body, call.parameters) {
+                    (Some(spec), _) => websocket::run(endpoint, handle, spec.clone()).await?,
+                    (None, [.., process_id]) => websocket::attach(endpoint, handle, process_id).await?,
+                    (None, []) => None,
+                };
+                // None: another server listens there now, and did nothing.
+                if let Some(attached) = attached {
+                    return Ok(channels::process(&self.http, handle, attached));
+                }
+            }
+            process::start(endpoint, handle, call).await
+        };
+        in_time(endpoint, call, started).await
     }
 
     async fn bulk<T: DeserializeOwned, E>(

@@ -67,9 +67,7 @@ impl<'a> Call<'a> {
         match self.parameters.iter().position(|parameter| parameter.is_empty()) {
             None => Ok(()),
             Some(0) => Err(Error::container_not_found("")),
-            Some(_) if matches!(self.route, Route::Run | Route::Attach | Route::Stdout | Route::Stderr) => {
-                Err(Error::process_not_found(""))
-            }
+            Some(_) if self.route.def().path.contains("/processes/:pid") => Err(Error::process_not_found("")),
             Some(_) => Err(Error::invalid("key", "is empty: a property needs a name")),
         }
     }

@@ -5,9 +5,11 @@
 //! future leaves. The rest is what a user of it wants besides: [`Client::run_and_collect`], streams as `AsyncRead` and
 //! `AsyncWrite` in [`io`], and local files as tars in [`tarball`].
 //!
-//! Ordinary requests go through hyper. Running a process and attaching to one do not: behind the head of the answer,
-//! which says chunked, the server sends raw bytes both ways, so that these requests are written and their answer's head
-//! is read by hand.
+//! Ordinary requests go through hyper. Running a process and attaching to one do not. With this project's server a
+//! process has a websocket of its own, which carries any bytes both ways
+//! ([`protocol::extension`]). Any other server has Garden's classic streams, whose input is text: behind the head of
+//! an answer, which says chunked, it sends raw bytes, so that these requests are written and their answers' heads are
+//! read by hand. The server is asked once which it has; see [`Client::with_classic_streams`].
 //!
 //! What a server sends is not trusted: heads, messages and answers are bounded, and every error says what was tried
 //! and what went wrong.
@@ -35,6 +37,8 @@
 
 mod address;
 mod answer;
+mod channel_output;
+mod channels;
 mod client;
 mod collect;
 mod files;
@@ -48,6 +52,7 @@ mod process;
 mod raw;
 mod retry;
 pub mod tarball;
+mod websocket;
 
 pub use address::Address;
 pub use client::{CONNECT_TIMEOUT, Client, RETRIES_FOR};

@@ -116,12 +116,13 @@ async fn wait(mut messages: Messages, end: watch::Sender<bool>) -> Result<i32> {
     }
 }
 
+/// Where an output can be had on a connection of its own.
 #[derive(Clone)]
-struct OutputSource {
-    endpoint: Endpoint,
-    route: Route,
+pub(crate) struct OutputSource {
+    pub endpoint: Endpoint,
+    pub route: Route,
     /// Handle, process id, stream id.
-    parameters: [String; 3],
+    pub parameters: [String; 3],
 }
 
 enum Reading {
@@ -131,7 +132,7 @@ enum Reading {
 }
 
 /// Connects when it is first asked for bytes.
-fn read_output(source: OutputSource) -> ByteStream {
+pub(crate) fn read_output(source: OutputSource) -> ByteStream {
     Box::pin(stream::unfold(Reading::NotYetOpen(source), |mut reading| async move {
         loop {
             match reading {

@@ -19,30 +19,60 @@ const HEAD_MAX_FIELDS: usize = 64;
 const BODY_MAX_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
 
+/// A connection for requests by hand, one after the other.
+pub(crate) struct Wire<'a> {
+    pub endpoint: &'a Endpoint,
+    reader: Reader,
+    writer: WriteHalf<Socket>,
+}
+
+impl<'a> Wire<'a> {
+    pub async fn open(endpoint: &'a Endpoint) -> Result<Self> {
+        let (reader, writer) = tokio::io::split(endpoint.connect().await?);
+        Ok(Wire { endpoint, reader: Reader::new(reader), writer })
+    }
+
+    /// Sends the call, with these further header fields, and reads the head of its answer.
+    pub async fn ask(&mut self, call: &Call<'_>, fields: &str) -> Result<Head> {
+        call.check_parameters()?;
+        let body = call.body.as_deref().unwrap_or_default();
+        let fields = match call.body {
+            Some(_) => {
+                format!("{fields}Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
+            }
+            None => fields.to_owned(),
+        };
+        // One write: nothing that the server does can come between head and body.
+        let request = [head(call, &fields).as_bytes(), body].concat();
+        let head = match write(&mut self.writer, &request).await {
+            Ok(()) => self.reader.head().await,
+            // A server may answer with an error before it has read everything.
+            Err(error) => self.reader.head().await.map_err(|_| error),
+        };
+        head.map_err(|error| call.context(self.endpoint).broken(&error))
+    }
+
+    /// The body that belongs to the head.
+    pub async fn body(&mut self, call: &Call<'_>, head: &Head) -> Result<Bytes> {
+        self.reader.body(head).await.map_err(|error| call.context(self.endpoint).broken(&error))
+    }
+
+    /// The socket, and what was read of it already.
+    pub fn into_socket(self) -> (Socket, Bytes) {
+        let Reader { io, buffer } = self.reader;
+        (io.unsplit(self.writer), buffer.freeze())
+    }
+}
+
 /// Sends the call and, if the answer is a success, hands over the socket behind the answer's head.
 pub(crate) async fn hijack(endpoint: &Endpoint, call: &Call<'_>) -> Result<(Reader, WriteHalf<Socket>)> {
-    call.check_parameters()?;
-    let context = call.context(endpoint);
-    let (reader, mut writer) = tokio::io::split(endpoint.connect().await?);
-    let mut reader = Reader::new(reader);
-    let body = call.body.as_deref().unwrap_or_default();
-    let fields = match call.body {
-        Some(_) => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()),
-        None => String::new(),
-    };
-    // One write: nothing that the server does can come between head and body.
-    let request = [head(call, &fields).as_bytes(), body].concat();
-    let head = match write(&mut writer, &request).await {
-        Ok(()) => reader.head().await,
-        // A server may answer with an error before it has read everything.
-        Err(error) => reader.head().await.map_err(|_| error),
-    };
-    let head = head.map_err(|error| context.broken(&error))?;
+    let mut wire = Wire::open(endpoint).await?;
+    let head = wire.ask(call, "").await?;
     if (200..300).contains(&head.status) {
-        return Ok((reader, writer));
+        return Ok((wire.reader, wire.writer));
     }
-    let body = reader.body(&head).await.map_err(|error| context.broken(&error))?;
-    Err(context.error(head.status, &body))
+    let body = wire.body(call, &head).await?;
+    Err(call.context(endpoint).error(head.status, &body))
 }
 
 /// A request's head with these further fields.
@@ -62,6 +92,15 @@ pub(crate) struct Head {
     pub status: u16,
     length: Option<usize>,
     chunked: bool,
+    /// Names in lower case; values that are text.
+    fields: Vec<(String, String)>,
+}
+
+impl Head {
+    /// The first field of that name, which is in lower case.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// The receiving half of a connection.
@@ -181,9 +220,11 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<(usize, Head)>> {
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(invalid(format!("the answer is not HTTP: {error}"))),
     };
-    let mut head = Head { status: response.code.unwrap_or_default(), length: None, chunked: false };
+    let status = response.code.unwrap_or_default();
+    let mut head = Head { status, length: None, chunked: false, fields: Vec::new() };
     for field in response.headers.iter() {
         let value = str::from_utf8(field.value).unwrap_or_default().trim();
+        head.fields.push((field.name.to_ascii_lowercase(), value.to_owned()));
         if field.name.eq_ignore_ascii_case("content-length") {
             let length = value.parse();
             head.length =
@@ -208,7 +249,9 @@ mod tests {
     async fn a_head_leaves_what_follows_it() {
         let (head, mut reader) =
             answer("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n{\"a\":1}\n").await;
-        assert_eq!(head.unwrap(), Head { status: 201, length: None, chunked: true });
+        let head = head.unwrap();
+        assert_eq!((head.status, head.length, head.chunked), (201, None, true));
+        assert_eq!((head.field("transfer-encoding"), head.field("x")), (Some("chunked"), None));
         assert_eq!(reader.chunk().await.unwrap(), "{\"a\":1}\n");
         assert_eq!(reader.chunk().await.unwrap(), "");
     }

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
+    sync::oneshot,
     task::JoinHandle,
 };
 
@@ -75,8 +76,9 @@ impl Scripted {
         format!("unix:{}", self.directory.path().join("s.sock").display())
     }
 
+    /// Of classic streams, which is what scripts speak.
     pub fn client(&self) -> Client {
-        Client::new(&self.address()).unwrap()
+        Client::new(&self.address()).unwrap().with_classic_streams()
     }
 
     /// How many connections there were so far.
@@ -141,6 +143,18 @@ impl Peer {
     }
 }
 
+/// Bytes without a pattern, the same each time.
+pub fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
 /// The head behind which a process's messages come.
 pub const RUN_HEAD: &str =
     "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -191,6 +205,7 @@ pub struct RealServer {
     pub fake: Arc<FakeBackend>,
     tcp: std::net::SocketAddr,
     task: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
 }
 
 impl Drop for RealServer {
@@ -201,17 +216,46 @@ impl Drop for RealServer {
 
 impl RealServer {
     pub async fn start() -> Self {
+        Self::with(FakeOptions::default()).await
+    }
+
+    pub async fn with(options: FakeOptions) -> Self {
+        Self::before(Arc::new(FakeBackend::with_options(options))).await
+    }
+
+    /// A server before a backend that may have served another one.
+    pub async fn before(fake: Arc<FakeBackend>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("garden.sock");
         let listener = Listener::unix(&path, UnixSocketOptions::default()).await.unwrap();
         let tcp = Listener::tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let tcp_address = tcp.tcp_address().unwrap();
-        let fake = Arc::new(FakeBackend::with_options(FakeOptions::default()));
         let backend = fake.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
-            serve(vec![listener, tcp], backend, Config::default(), std::future::pending()).await.unwrap();
+            let stopped = async { drop(stopped.await) };
+            serve(vec![listener, tcp], backend, Config::default(), stopped).await.unwrap();
         });
-        RealServer { directory, fake, tcp: tcp_address, task }
+        RealServer { directory, fake, tcp: tcp_address, task, stop: Some(stop) }
+    }
+
+    /// As SIGTERM does; resolves when it has stopped, and answers with its backend.
+    pub async fn stop(mut self) -> Arc<FakeBackend> {
+        drop(self.stop.take());
+        tokio::time::timeout(LIMIT, &mut self.task).await.unwrap().unwrap();
+        self.fake.clone()
+    }
+
+    /// How many requests of this route there were.
+    pub async fn requests(&self, route: &str) -> u64 {
+        let mut stream = UnixStream::connect(self.directory.path().join("garden.sock")).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let begin = "garden_http_requests_total{";
+        let lines = text.lines().filter(|line| line.starts_with(begin));
+        let lines = lines.filter(|line| line.contains(&format!("route=\"{route}\"")));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
     pub fn address(&self) -> String {
