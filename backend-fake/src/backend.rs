@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use protocol::{
     Backend, BandwidthLimits, BulkInfo, BulkMetrics, ByteStream, Capacity, ContainerInfo, ContainerSpec,
-    CpuLimits, DiskLimits, Error, FilesQuery, MemoryLimits, Metrics, NetIn, NetOutRule, Process, ProcessSpec,
-    Properties, Result, Sample, check_handle,
+    CpuLimits, DiskLimits, Document, Error, FilesQuery, MemoryLimits, Metrics, NetIn, NetOutRule, Process,
+    ProcessSpec, Properties, Result, Sample, check_handle,
 };
 
 use crate::{
@@ -289,9 +289,9 @@ impl Backend for FakeBackend {
         Ok(lock(&self.0.containers).list(filter))
     }
 
-    async fn info(&self, handle: &str) -> Result<ContainerInfo> {
+    async fn info(&self, handle: &str) -> Result<Arc<Document<ContainerInfo>>> {
         let container = self.enter(Op::Info, handle).await?;
-        Ok(container.info(&self.0.options.external_ip))
+        Ok(Document::new(container.info(&self.0.options.external_ip)))
     }
 
     async fn bulk_info(&self, handles: &[String]) -> Result<BulkInfo> {

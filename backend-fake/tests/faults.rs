@@ -244,7 +244,7 @@ async fn metrics_and_events_can_be_scripted() {
     fake.set_metrics("c", metrics.clone()).unwrap();
     fake.add_event("c", "Out of memory").unwrap();
     assert_eq!(fake.metrics("c").await, Ok(metrics));
-    assert_eq!(fake.info("c").await.unwrap().events, Some(vec!["Out of memory".into()]));
+    assert_eq!(fake.info("c").await.unwrap().into_value().events, Some(vec!["Out of memory".into()]));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use protocol::{
     Backend, BandwidthLimits, BulkInfo, BulkMetrics, ByteStream, Capacity, ContainerInfo, ContainerSpec,
-    CpuLimits, DiskLimits, Error, FilesQuery, Limits, MemoryLimits, Metrics, NetIn, NetOutRule, PortMapping,
+    CpuLimits, DiskLimits, Document, Error, FilesQuery, Limits, MemoryLimits, Metrics, NetIn, NetOutRule,
     Process, ProcessSpec, Properties, Result, Sample,
 };
 
@@ -99,23 +99,8 @@ impl LinuxBackend {
         blocking(move || telemetry::metrics(&host, &container)).await.and_then(|result| result).map_err(wire)
     }
 
-    fn info_of(&self, handle: &str) -> Result<ContainerInfo> {
-        let container = self.container(handle)?;
-        let record = container.record();
-        let ports = record.ports.iter();
-        let mapped = ports.map(|p| PortMapping { host_port: p.host_port, container_port: p.container_port });
-        Ok(ContainerInfo {
-            state: if record.state == State::Stopped { "stopped" } else { "active" }.to_owned(),
-            events: Some(record.events.clone()),
-            host_ip: record.assignment.host_ip.to_string(),
-            container_ip: record.assignment.container_ip.to_string(),
-            container_ipv6: String::new(),
-            external_ip: self.host.network.external_ip().to_string(),
-            container_path: self.host.depot.directory(handle).to_string_lossy().into_owned(),
-            process_ids: Some(container.processes.running()),
-            properties: Some(record.properties.clone()),
-            mapped_ports: Some(mapped.collect()),
-        })
+    fn info_of(&self, handle: &str) -> Result<Arc<Document<ContainerInfo>>> {
+        Ok(self.container(handle)?.info(&self.host))
     }
 
     async fn limits_of(&self, handle: &str) -> Result<Limits> {
@@ -220,12 +205,15 @@ impl Backend for LinuxBackend {
         Ok(self.slots.lock().list(filter))
     }
 
-    async fn info(&self, handle: &str) -> Result<ContainerInfo> {
+    async fn info(&self, handle: &str) -> Result<Arc<Document<ContainerInfo>>> {
         self.info_of(handle)
     }
 
     async fn bulk_info(&self, handles: &[String]) -> Result<BulkInfo> {
-        Ok(handles.iter().map(|handle| (handle.clone(), self.info_of(handle))).collect())
+        Ok(handles
+            .iter()
+            .map(|handle| (handle.clone(), self.info_of(handle).map(|info| ContainerInfo::clone(&info))))
+            .collect())
     }
 
     async fn metrics(&self, handle: &str) -> Result<Metrics> {

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use protocol::{
     Backend, BandwidthLimits, BulkInfo, BulkMetrics, ByteStream, Capacity, ContainerInfo, ContainerSpec,
-    CpuLimits, CreateResponse, DiskLimits, Error, FilesQuery, ListResponse, MemoryLimits, Metrics, NetIn,
-    NetInRequest, NetInResponse, NetOutRule, Process, ProcessSpec, Properties, PropertyValue, Result, Sample,
-    StopRequest,
+    CpuLimits, CreateResponse, DiskLimits, Document, Error, FilesQuery, ListResponse, MemoryLimits, Metrics,
+    NetIn, NetInRequest, NetInResponse, NetOutRule, Process, ProcessSpec, Properties, PropertyValue, Result,
+    Sample, StopRequest,
     json::{self, DurationNs},
     routes::Route,
 };
@@ -253,8 +253,8 @@ impl Backend for Client {
         Ok(handles.into())
     }
 
-    async fn info(&self, handle: &str) -> Result<ContainerInfo> {
-        self.get(Route::Info, &[handle]).await
+    async fn info(&self, handle: &str) -> Result<Arc<Document<ContainerInfo>>> {
+        self.get(Route::Info, &[handle]).await.map(Document::new)
     }
 
     async fn bulk_info(&self, handles: &[String]) -> Result<BulkInfo> {

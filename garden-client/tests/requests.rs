@@ -37,7 +37,7 @@ async fn what_the_reference_server_answers() {
     let error = c.ping().await.unwrap_err().to_string();
     assert!(error.contains("with 405 Method Not Allowed: Method Not Allowed"), "{error}");
     let (c, _server) = client("14-info.txt");
-    assert_eq!(c.info("c1").await.unwrap().state, "active");
+    assert_eq!(c.info("c1").await.unwrap().into_value().state, "active");
     let (c, _server) = client("15-bulkinfo.txt");
     let info = c.bulk_info(&["c1".into(), "nope".into()]).await.unwrap();
     assert!(
@@ -76,7 +76,7 @@ async fn parameters_are_escaped() {
     let client = server.client();
     assert_eq!(client.property("a/b\r\n", "x +?#").await.unwrap(), "");
     client.list(&BTreeMap::from([("a&b".into(), "c d/é".into())])).await.unwrap();
-    client.info("..").await.unwrap();
+    client.info("..").await.unwrap().into_value();
 }
 
 #[tokio::test]

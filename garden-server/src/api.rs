@@ -1,8 +1,8 @@
 //! From a request to its answer: finds the route in the protocol's one table, reads the request, performs it.
 
-use std::{convert::Infallible, io, sync::Arc};
+use std::{io, sync::Arc};
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use hyper::{Method, StatusCode};
 use protocol::{
@@ -35,18 +35,23 @@ pub(crate) struct App {
     pub(crate) listing: Listing,
 }
 
+/// The raw query of a request that has one, among its extensions: warp's own filter for it treats a request without one
+/// as an error, and then recovers from it.
+#[derive(Clone)]
+pub(crate) struct Query(pub(crate) String);
+
 /// The routes of the API's listeners.
 pub(crate) fn routes(app: Arc<App>) -> Routes {
-    let query = warp::query::raw().or_else(|_| async { Ok::<_, Infallible>((String::new(),)) });
     warp::method()
         .and(warp::path::full())
-        .and(query)
+        .and(warp::ext::optional::<Query>())
         .and(warp::ext::optional::<Handshake>())
         .and(warp::body::stream())
-        .then(move |method: Method, path: FullPath, query: String, handshake, body| {
+        .then(move |method: Method, path: FullPath, query: Option<Query>, handshake, body| {
             let app = app.clone();
+            let query = query.map_or_else(String::new, |Query(query)| query);
             async move {
-                let body = body::within(app.config.read_body_timeout, to_byte_stream(body));
+                let body = body::within(app.config.read_body_timeout, to_bytes(body));
                 // These have no body that anybody would wait for.
                 if matches!(method, Method::GET | Method::DELETE | Method::HEAD) {
                     return answer(&app, &method, path.as_str(), query, handshake, body).await;
@@ -105,16 +110,18 @@ fn aside(app: &App, method: &Method, path: &str) -> (Option<&'static str>, Respo
 }
 
 async fn read_and_perform(app: &Arc<App>, route: Route, parts: Parts) -> protocol::Result<Response> {
-    // Bulk calls and listing have no handle in their paths: a scheduler polls them for ever.
-    let names_container = route.def().path.contains("/:handle");
-    let hold = names_container.then(|| app.grace.hold(parts.parameters.first().map_or("", String::as_str)));
+    // The first parameter of every route is the handle. Bulk calls and listing have none: a scheduler polls them for
+    // ever.
+    let hold = parts.parameters.first().map(|handle| app.grace.hold(handle));
     let request = Request::read(route, parts).await?;
     perform(app, request, hold).await
 }
 
-fn to_byte_stream(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> ByteStream {
-    Box::pin(body.map(|chunk| match chunk {
+fn to_bytes(
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Unpin,
+) -> impl Stream<Item = io::Result<Bytes>> + Unpin {
+    body.map(|chunk| match chunk {
         Ok(mut chunk) => Ok(chunk.copy_to_bytes(chunk.remaining())),
         Err(error) => Err(io::Error::other(error)),
-    }))
+    })
 }

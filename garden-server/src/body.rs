@@ -25,18 +25,21 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A body that ends with an error when the client has sent nothing for `patience`. Only time that the reader waits
 /// counts: a backend may take a body as slowly as it likes.
-pub(crate) fn within(patience: Duration, body: ByteStream) -> ByteStream {
+pub(crate) fn within<S>(patience: Duration, body: S) -> ByteStream
+where
+    S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+{
     Box::pin(Within { body, patience, timer: None })
 }
 
-struct Within {
-    body: ByteStream,
+struct Within<S> {
+    body: S,
     patience: Duration,
     /// Runs while the reader waits for the client.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Stream for Within {
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Within<S> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

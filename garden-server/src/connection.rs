@@ -35,6 +35,7 @@ use tokio::sync::watch;
 use tower_service::Service as _;
 
 use crate::{
+    api::Query,
     guard::{Guard, Refusal},
     malformed,
     metrics::Metrics,
@@ -229,6 +230,10 @@ impl hyper::service::Service<Request<Incoming>> for Http {
         // The answers to a client that does not ask are those of the protocol. What needs no guard has no extensions.
         let tell_extensions =
             self.service.guard.is_some() && request.headers().contains_key(extension::HEADER);
+        if let Some(query) = request.uri().query() {
+            let query = Query(query.to_owned());
+            request.extensions_mut().insert(query);
+        }
         let mut upgrade = None;
         if request.headers().contains_key(UPGRADE)
             && let Some(handshake) = Handshake::read(request.headers())

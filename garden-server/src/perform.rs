@@ -55,7 +55,9 @@ pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>
         Request::List(filter) => app.listing.answer(backend.list(&filter).await?),
         Request::BulkInfo(handles) => json(&backend.bulk_info(&handles).await?),
         Request::BulkMetrics(handles) => json(&backend.bulk_metrics(&handles).await?),
-        Request::Info { handle } => json(&backend.info(&handle).await?),
+        Request::Info { handle } => {
+            Ok(response::document(StatusCode::OK, backend.info(&handle).await?.json()?))
+        }
         Request::Destroy { handle } => {
             let app = app.clone();
             to_its_end(async move {

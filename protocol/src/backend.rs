@@ -16,8 +16,8 @@ use futures_core::Stream;
 
 use crate::{
     BandwidthLimits, BulkInfo, BulkMetrics, Capacity, ContainerInfo, ContainerSpec, CpuLimits, DiskLimits,
-    FilesQuery, MemoryLimits, Metrics, NetIn, NetOutRule, ProcessSpec, Properties, Result, Sample, Signal,
-    TtySpec,
+    Document, FilesQuery, MemoryLimits, Metrics, NetIn, NetOutRule, ProcessSpec, Properties, Result, Sample,
+    Signal, TtySpec,
 };
 
 /// Bytes that arrive over time; an `Err` item ends the stream and says why it was cut short.
@@ -57,7 +57,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn list(&self, filter: &Properties) -> Result<Arc<[String]>>;
 
     /// State, addresses, events, processes, properties and ports of one container.
-    async fn info(&self, handle: &str) -> Result<ContainerInfo>;
+    async fn info(&self, handle: &str) -> Result<Arc<Document<ContainerInfo>>>;
 
     /// [`info`](Backend::info) of many; an unknown handle is an entry with an error.
     async fn bulk_info(&self, handles: &[String]) -> Result<BulkInfo>;

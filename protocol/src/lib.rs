@@ -8,6 +8,7 @@
 
 mod backend;
 mod container;
+mod document;
 mod error;
 pub mod extension;
 #[cfg(any(test, fuzzing))]
@@ -27,6 +28,7 @@ pub use container::{
     BindMount, BindMountMode, BindMountOrigin, ContainerSpec, CreateResponse, HANDLE_MAX_BYTES, ImageRef,
     ListResponse, Properties, PropertyValue, StopRequest, check_handle,
 };
+pub use document::Document;
 pub use error::{Error, ErrorBody, ErrorType, Result};
 pub use info::{BulkInfo, Capacity, ContainerInfo, InfoEntry, PortMapping};
 pub use limits::{BandwidthLimits, CpuLimits, DiskLimitScope, DiskLimits, Limits, MemoryLimits, PidLimits};

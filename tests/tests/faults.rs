@@ -206,7 +206,7 @@ fn an_oom_kill_of_a_child_is_an_event_though_its_parent_succeeds() {
             let handle = world.create_with(|spec| spec.limits = Limits { memory, ..Limits::default() }).await;
             let script = "dd if=/dev/zero of=/dev/null bs=200M count=1; exit 0";
             assert_eq!(ended(world, &handle, sh(script)).await.1, 0);
-            let info = world.backend().info(&handle).await.expect("info");
+            let info = world.backend().info(&handle).await.expect("info").into_value();
             assert_eq!(info.events, Some(vec!["Out of memory".to_owned()]));
         })
     });

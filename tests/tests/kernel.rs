@@ -117,7 +117,7 @@ fn the_memory_limit_kills_and_is_an_event_before_the_exit_status() {
             let hog =
                 world.backend().run(&handle, sh("exec dd if=/dev/zero of=/dev/null bs=200M count=1")).await;
             assert_eq!(hog.expect("run").exit.await, Ok(137));
-            let info = world.backend().info(&handle).await.expect("info");
+            let info = world.backend().info(&handle).await.expect("info").into_value();
             assert_eq!(info.events, Some(vec!["Out of memory".to_owned()]));
             // The container goes on.
             assert_eq!(output(world, &handle, sh("echo still here")).await, "still here\n");
@@ -289,7 +289,7 @@ fn a_hundred_processes_run_at_once_in_one_container() {
                 let script = format!("read line; echo $line {n}; exit {n}");
                 processes.push(world.backend().run(&handle, sh(&script)).await.expect("run"));
             }
-            let info = world.backend().info(&handle).await.expect("info");
+            let info = world.backend().info(&handle).await.expect("info").into_value();
             assert_eq!(info.process_ids.map(|ids| ids.len()), Some(100));
             for (n, process) in processes.into_iter().enumerate() {
                 process.control.write_stdin("hello\n".into()).await.expect("write");

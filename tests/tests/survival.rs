@@ -91,7 +91,7 @@ async fn check(client: &Client, handle: &str, facts: &Facts) {
         assert!(matches!(client.info(handle).await, Err(Error::ContainerNotFound { .. })));
         return;
     }
-    let info = client.info(handle).await.expect("info");
+    let info = client.info(handle).await.expect("info").into_value();
     let ports = info.mapped_ports.unwrap_or_default();
     assert!(!ports.is_empty(), "the port it was created with is gone");
     if facts.property {

@@ -18,6 +18,7 @@ mod create;
 mod depot;
 mod destroy;
 mod etc;
+mod info;
 mod record;
 mod recover;
 
@@ -29,6 +30,7 @@ use std::{
     },
 };
 
+use info::LastInfo;
 use rustix::fs::FlockOperation;
 
 pub use create::{Unmade, create};
@@ -114,6 +116,7 @@ pub struct Container {
     /// What the background scan found last.
     pub disk: Mutex<Usage>,
     pub lease: Lease,
+    last_info: LastInfo,
     record: RwLock<Arc<Record>>,
     /// Held while the record is written, so that its versions reach the disk in order.
     writing: Mutex<()>,
@@ -182,6 +185,7 @@ impl Container {
                 stopping: tokio::sync::Mutex::new(()),
                 disk: Mutex::default(),
                 lease,
+                last_info: LastInfo::default(),
                 record: RwLock::new(Arc::new(record)),
                 writing: Mutex::new(()),
             }

@@ -127,9 +127,9 @@ impl Backend for RecordingBackend {
         Ok(sample::<ListResponse>("res-list")?.handles.into())
     }
 
-    async fn info(&self, handle: &str) -> Result<ContainerInfo> {
+    async fn info(&self, handle: &str) -> Result<Arc<Document<ContainerInfo>>> {
         self.note(format!("info {handle}"));
-        sample("res-info-ContainerInfo.full")
+        sample("res-info-ContainerInfo.full").map(Document::new)
     }
 
     async fn bulk_info(&self, handles: &[String]) -> Result<BulkInfo> {

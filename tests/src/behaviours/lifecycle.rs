@@ -30,7 +30,7 @@ pub async fn create_makes_up_a_handle(world: &World) {
     }
     assert!(!handles[0].is_empty() && handles[0] != handles[1], "{handles:?}");
     for handle in &handles {
-        world.backend().info(handle).await.expect("info");
+        world.backend().info(handle).await.expect("info").into_value();
         // Not a handle of this world's, which would be found and destroyed at its end.
         world.backend().destroy(handle).await.expect("destroy");
     }
@@ -169,7 +169,7 @@ pub async fn list_shows_each_change_at_once(world: &World) {
 /// An active container with two addresses that differ.
 pub async fn info_tells_state_and_addresses(world: &World) {
     let handle = world.create_with(|spec| spec.properties = properties(&[("k", "v")])).await;
-    let info = world.backend().info(&handle).await.expect("info");
+    let info = world.backend().info(&handle).await.expect("info").into_value();
     assert_eq!(info.state, "active");
     let address = |text: &str| text.parse::<IpAddr>().unwrap_or_else(|_| panic!("{text:?} in {info:?}"));
     assert_ne!(address(&info.host_ip), address(&info.container_ip));
@@ -241,7 +241,7 @@ pub async fn stop_ends_processes_and_keeps_files(world: &World) {
     let second = world.run(&handle, &["cat"]).await;
     world.backend().stop(&handle, false).await.expect("stop");
     assert_eq!((first.exit.await, second.exit.await), (Ok(143), Ok(143)));
-    let info = world.backend().info(&handle).await.expect("info");
+    let info = world.backend().info(&handle).await.expect("info").into_value();
     assert_eq!((info.state.as_str(), info.process_ids.unwrap_or_default().len()), ("stopped", 0));
     let files = world.stream_out(&handle, "/tmp/kept").await;
     assert_eq!(files["kept"].0.as_deref(), Some(&b"content"[..]));

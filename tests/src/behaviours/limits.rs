@@ -97,7 +97,7 @@ pub async fn bulk_info_tells_of_unknown_handles(world: &World) {
     let entries = world.backend().bulk_info(&asked).await.expect("bulk info").0;
     assert_eq!(entries.len(), 2);
     assert_eq!(entries[&known].err, None);
-    assert_eq!(entries[&known].info, world.backend().info(&known).await.expect("info"));
+    assert_eq!(entries[&known].info, world.backend().info(&known).await.expect("info").into_value());
     let error = entries[&unknown].err.clone().expect("an error");
     assert_eq!((error.kind, &error.handle), (ErrorType::ContainerNotFound, &unknown));
     assert_eq!(error.message, format!("unknown handle: {unknown}"));

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use crate::world::World;
 
 async fn mapped(world: &World, handle: &str) -> Vec<PortMapping> {
-    world.backend().info(handle).await.expect("info").mapped_ports.unwrap_or_default()
+    world.backend().info(handle).await.expect("info").into_value().mapped_ports.unwrap_or_default()
 }
 
 async fn map(world: &World, handle: &str, host_port: u16, container_port: u16) -> NetIn {
@@ -97,7 +97,7 @@ pub async fn a_ports_number_comes_back(world: &World) {
 pub async fn addresses_differ(world: &World) {
     let mut addresses = Vec::new();
     for _ in 0..3 {
-        let info = world.backend().info(&world.create().await).await.expect("info");
+        let info = world.backend().info(&world.create().await).await.expect("info").into_value();
         addresses.extend([info.host_ip, info.container_ip]);
     }
     let different: std::collections::HashSet<_> = addresses.iter().collect();

@@ -116,7 +116,9 @@ pub async fn an_id_stays_taken(world: &World) {
 /// Running ones only.
 pub async fn running_processes_are_in_info(world: &World) {
     let handle = world.create().await;
-    let ids = async || world.backend().info(&handle).await.expect("info").process_ids.unwrap_or_default();
+    let ids = async || {
+        world.backend().info(&handle).await.expect("info").into_value().process_ids.unwrap_or_default()
+    };
     assert_eq!(ids().await, [""; 0]);
     let running = world.run(&handle, &["sleep", "1000"]).await;
     assert_eq!(world.run(&handle, &["true"]).await.exit.await, Ok(0));
@@ -233,6 +235,6 @@ pub async fn out_of_memory_is_an_event_before_the_exit_status(world: &World) {
     let handle = world.create_with(|spec| spec.limits.memory.limit_in_bytes = 32 << 20).await;
     let hungry = ["dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"];
     let status = world.run(&handle, &hungry).await.exit.await;
-    let info = world.backend().info(&handle).await.expect("info");
+    let info = world.backend().info(&handle).await.expect("info").into_value();
     assert_eq!((status, info.events), (Ok(137), Some(vec!["Out of memory".into()])));
 }

@@ -18,7 +18,7 @@ pub async fn those_of_the_spec_are_there(world: &World) {
     assert_eq!(world.backend().properties(&handle).await, Ok(given.clone()));
     assert_eq!(world.backend().property(&handle, "executor:owner").await, Ok("cell".into()));
     assert_eq!(world.backend().property(&handle, "network.policy").await, Ok(String::new()));
-    assert_eq!(world.backend().info(&handle).await.expect("info").properties, Some(given));
+    assert_eq!(world.backend().info(&handle).await.expect("info").into_value().properties, Some(given));
 }
 
 /// The last value counts.

@@ -60,7 +60,7 @@ pub async fn answer(client: &Client, command: Command) -> Result<Answer, Failure
         }
         Command::Info { handle } => {
             let info = client.info(&handle).await.map_err(failed(format!("info {handle}")))?;
-            Answer::new(&info, show::info(&info))
+            Answer::new(&*info, show::info(&info))
         }
         Command::Metrics { handle } => {
             let metrics = client.metrics(&handle).await.map_err(failed(format!("metrics {handle}")))?;
