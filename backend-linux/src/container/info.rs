@@ -6,9 +6,15 @@ use protocol::{ContainerInfo, Document, PortMapping};
 
 use super::{Container, Host, Record, State};
 
-/// What was told last, and of which record. Records are replaced, never changed.
+/// What was told last.
 #[derive(Default)]
-pub struct LastInfo(Mutex<Option<(Arc<Record>, Arc<Document<ContainerInfo>>)>>);
+pub struct LastInfo(Mutex<Option<Told>>);
+
+struct Told {
+    /// The record that it was gathered from: records are replaced, never changed.
+    record: Arc<Record>,
+    info: Arc<Document<ContainerInfo>>,
+}
 
 impl Container {
     /// State, addresses, events, processes, properties and ports: the document that was told last, if it still holds.
@@ -17,12 +23,14 @@ impl Container {
         let running = self.processes.running();
         let mut last = self.last_info.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some((of, info)) if Arc::ptr_eq(of, &record) && info.process_ids.as_ref() == Some(&running) => {
+            Some(Told { record: of, info })
+                if Arc::ptr_eq(of, &record) && info.process_ids.as_ref() == Some(&running) =>
+            {
                 Arc::clone(info)
             }
             _ => {
                 let info = Document::new(gather(host, &record, running));
-                *last = Some((record, Arc::clone(&info)));
+                *last = Some(Told { record, info: Arc::clone(&info) });
                 info
             }
         }
