@@ -1,7 +1,6 @@
 //! The seam.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     sync::{
         Arc, Mutex,
@@ -22,6 +21,7 @@ use protocol::{
 use crate::{
     FakeOptions, Faults, Op, Programs, User, archive,
     container::{Container, Phase},
+    containers::Containers,
     files::Tree,
     network::{Addresses, Pool},
     process::{Counter, FakeProcess, Rings},
@@ -104,40 +104,6 @@ impl FakeBackend {
     async fn enter(&self, op: Op, handle: &str) -> Result<Arc<Container>> {
         self.0.faults.enter(op).await?;
         self.0.find(handle)
-    }
-}
-
-/// All containers, also those that are being made or destroyed.
-#[derive(Default)]
-struct Containers {
-    by_handle: BTreeMap<String, Arc<Container>>,
-    /// The unfiltered list, until it changes.
-    listed: Option<Arc<[String]>>,
-}
-
-impl Containers {
-    fn list(&mut self, filter: &Properties) -> Arc<[String]> {
-        if !filter.is_empty() {
-            return self.matching(filter);
-        }
-        if self.listed.is_none() {
-            self.listed = Some(self.matching(filter));
-        }
-        self.listed.clone().unwrap_or_default()
-    }
-
-    fn matching(&self, filter: &Properties) -> Arc<[String]> {
-        let mut wanted = filter.clone();
-        let state = wanted.remove("garden.state").unwrap_or_else(|| "created".into());
-        let matching = self.by_handle.values().filter(|container| {
-            let in_state = match state.as_str() {
-                "all" => true,
-                "created" => container.phase() == Phase::Created,
-                _ => false,
-            };
-            in_state && container.has_properties(&wanted)
-        });
-        matching.map(|container| container.handle.clone()).collect()
     }
 }
 

@@ -10,6 +10,7 @@ mod archive;
 mod backend;
 mod busybox;
 mod container;
+mod containers;
 mod faults;
 mod files;
 mod network;
