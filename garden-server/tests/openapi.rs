@@ -12,8 +12,9 @@ use std::{
 
 use common::Server;
 use protocol::{
+    extension::{self, ProcessResult, ProcessStatus, SignalRequest, StartedProcess},
     json::{self, DurationNs},
-    routes::{ROUTES, RouteDef},
+    routes::{ROUTES, Route, RouteDef},
     *,
 };
 use schema::Schemas;
@@ -37,8 +38,17 @@ fn operation<'a>(document: &'a Value, method: &str, path: &str) -> &'a Value {
     &document["paths"][template(path)][method.to_lowercase()]
 }
 
+/// Whether it is more than one request and its answer.
+fn is_stream(def: &RouteDef) -> bool {
+    def.hijacked || def.route == Route::ProcessStream
+}
+
+fn routes() -> impl Iterator<Item = &'static RouteDef> {
+    ROUTES.iter().chain(extension::ROUTES)
+}
+
 fn plain_routes() -> impl Iterator<Item = &'static RouteDef> {
-    ROUTES.iter().filter(|def| !def.hijacked)
+    routes().filter(|def| !is_stream(def))
 }
 
 #[tokio::test]
@@ -68,11 +78,11 @@ fn it_lists_every_plain_route_and_no_other() {
         }
     }
     let beside = ["prometheus: GET /metrics", "openapi: GET /openapi.json"].map(str::to_owned);
-    let routes = plain_routes().map(|def| format!("{}: {} {}", def.name, def.method, template(def.path)));
-    assert_eq!(listed, routes.chain(beside).collect());
+    let plain = plain_routes().map(|def| format!("{}: {} {}", def.name, def.method, template(def.path)));
+    assert_eq!(listed, plain.chain(beside).collect());
 
     let text = document["info"]["description"].as_str().unwrap();
-    for def in ROUTES.iter().filter(|def| def.hijacked) {
+    for def in routes().filter(|def| is_stream(def)) {
         let (from, to) = match def.path.split_once("/attaches") {
             Some((_, which)) => (which.rsplit('/').next().unwrap(), ""),
             None => (def.method, def.path),
@@ -100,14 +110,16 @@ fn every_route_tells_its_parameters_and_its_errors() {
 
         let statuses: Vec<_> =
             operation["responses"].as_object().unwrap().keys().map(String::as_str).collect();
+        let (done, failed): (Vec<&str>, Vec<&str>) =
+            statuses.iter().partition(|status| status.starts_with('2'));
+        // Started, or ended already.
+        let expected: &[&str] = if def.route == Route::StartProcess { &["200", "201"] } else { &["200"] };
+        assert_eq!(done, expected, "{}", def.name);
         let names_container = def.path.contains(":handle");
-        let expected: &[&str] = if names_container {
-            &["200", "400", "403", "404", "500"]
-        } else {
-            &["200", "400", "403", "500"]
-        };
-        assert_eq!(statuses, expected, "{}", def.name);
-        for status in &expected[1..] {
+        let expected: &[&str] =
+            if names_container { &["400", "403", "404", "500"] } else { &["400", "403", "500"] };
+        assert_eq!(failed, expected, "{}", def.name);
+        for status in expected {
             let content = &schemas.resolve(&operation["responses"][status])["content"];
             assert_eq!(
                 content["application/json"]["schema"]["$ref"], "#/components/schemas/Error",
@@ -146,7 +158,10 @@ fn every_sample_of_the_wire_fits_and_every_field_is_of_a_sample() {
         let schema = match route {
             "any" => error.clone(),
             _ if file == "res-empty.json" => done.clone(),
-            "hijacked run/attach" | "POST /containers/:handle/processes" => continue,
+            "hijacked run/attach" => continue,
+            "POST /containers/:handle/processes" => {
+                schema_of(&schemas.document, "request", "POST /v1/containers/:handle/processes")
+            }
             // Null for an empty list or map: it is read, and never written.
             _ if value.is_null() => continue,
             _ => match route.strip_suffix(" (map value)") {
@@ -161,9 +176,36 @@ fn every_sample_of_the_wire_fits_and_every_field_is_of_a_sample() {
         schemas.check(&schema, &value, file).unwrap();
         checked += 1;
     }
-    assert_eq!(checked, 64);
+    assert_eq!(checked, 68);
+    for (name, document) in documents_of_the_extension() {
+        let schema = serde_json::json!({"$ref": format!("#/components/schemas/{name}")});
+        schemas.check(&schema, &serde_json::from_slice(&document.unwrap()).unwrap(), name).unwrap();
+    }
     let unseen: Vec<_> = schemas.all_properties().difference(&schemas.seen).cloned().collect();
     assert_eq!(unseen, [""; 0], "fields that no sample has");
+}
+
+/// Every document that Garden does not have, with every field set.
+fn documents_of_the_extension() -> Vec<(&'static str, Result<Vec<u8>>)> {
+    let process_id = || "p".to_owned();
+    let result = ProcessResult {
+        process_id: process_id(),
+        exit_status: 255,
+        stdout: "out".to_owned(),
+        stderr: "err".to_owned(),
+        stdout_dropped_bytes: u64::MAX,
+        stderr_dropped_bytes: 1,
+    };
+    let status = |exit_status| ProcessStatus { process_id: process_id(), exit_status };
+    vec![
+        ("StartedProcess", json::encode(&StartedProcess { process_id: process_id() })),
+        ("ProcessStatus", json::encode(&status(None))),
+        ("ProcessStatus", json::encode(&status(Some(0)))),
+        ("ProcessResult", json::encode(&result)),
+        ("ProcessResult", json::encode(&ProcessResult::default())),
+        ("SignalRequest", json::encode(&SignalRequest::from(Signal::Terminate))),
+        ("SignalRequest", json::encode(&SignalRequest::from(Signal::Kill))),
+    ]
 }
 
 /// What the type makes of an example.
@@ -191,6 +233,8 @@ fn its_examples_are_requests_that_mean_something() {
                 "net_out" => again::<NetOutRule>(example),
                 "bulk_net_out" => again::<Vec<NetOutRule>>(example),
                 "set_property" => again::<PropertyValue>(example),
+                "start_process" => again::<ProcessSpec>(example),
+                "signal_process" => again::<SignalRequest>(example),
                 name => panic!("{name}: of which type is its body?"),
             };
             let mut missing = Vec::new();

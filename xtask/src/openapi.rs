@@ -55,9 +55,16 @@ pub fn prepare() -> Result<PathBuf, String> {
 /// Drives a server over the fake backend, twice: over a container that is there, and over whole lives.
 pub fn drive(schemathesis: &Path) -> Outcome {
     let server = Server::start(&build::binary(Profile::Debug, "garden-server")?, "fake", "oa")?;
+    // What the document's examples and the configuration speak of.
     for handle in ["box", "brief"] {
-        create(server.tcp(), handle)?;
+        let spec = format!("{{\"handle\":\"{handle}\",\"properties\":{{\"owner\":\"me\"}}}}");
+        post(server.tcp(), "/containers", &spec)?;
     }
+    post(
+        server.tcp(),
+        "/v1/containers/box/processes?wait=true",
+        "{\"id\":\"job\",\"path\":\"echo\",\"args\":[\"done\"]}",
+    )?;
     run(schemathesis, &server, "existing.toml", "examples,coverage,fuzzing")?;
     server.stop()?;
 
@@ -79,19 +86,14 @@ fn run(schemathesis: &Path, server: &Server, config: &str, phases: &str) -> Outc
     shell::run(&mut command).map_err(|why| format!("{why}; the server's last words:\n{}", server.log()))
 }
 
-/// Makes a container of that handle, with the property that the document's examples speak of.
-fn create(address: &str, handle: &str) -> Outcome {
-    let failed = |error: std::io::Error| format!("cannot create {handle} at {address}: {error}");
-    let body = format!("{{\"handle\":\"{handle}\",\"properties\":{{\"owner\":\"me\"}}}}");
+/// Sends a document that must be taken.
+fn post(address: &str, path: &str, document: &str) -> Outcome {
+    let failed = |error: std::io::Error| format!("cannot POST {path} at {address}: {error}");
     let mut stream = TcpStream::connect(address).map_err(failed)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let head = format!("POST /containers HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n", body.len());
-    stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).map_err(failed)?;
+    let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n", document.len());
+    stream.write_all(format!("{head}Connection: close\r\n\r\n{document}").as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(failed)?;
-    if answer.starts_with("HTTP/1.1 200 ") {
-        Ok(())
-    } else {
-        Err(format!("cannot create {handle}: {answer}"))
-    }
+    if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(format!("POST {path}: {answer}")) }
 }
