@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     BulkInfo, BulkMetrics, Capacity, ContainerSpec, ErrorBody, Limits, ListResponse, NetInRequest,
     NetOutRule, ProcessPayload, ProcessSpec, Properties, PropertyValue, StopRequest,
+    extension::{Channel, SignalRequest, Status, TerminalSize, Windows},
     json::{self, DurationNs},
     routes::{Match, escape, find, query_pairs, unescape},
 };
@@ -18,8 +19,11 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]), &'static [&'static str]);
 
 /// The targets.
-pub const TARGETS: &[Target] =
-    &[("json", documents, &["wire/golden/re", "wire/golden/stream-"]), ("routes", requests, &[])];
+pub const TARGETS: &[Target] = &[
+    ("json", documents, &["wire/golden/re", "wire/golden/stream-"]),
+    ("channel", message, &[]),
+    ("routes", requests, &[]),
+];
 
 /// A body, read as each type that a body can have.
 fn documents(bytes: &[u8]) {
@@ -68,6 +72,25 @@ fn document<T: DeserializeOwned + Serialize + PartialEq + Debug>(bytes: &[u8]) {
     }
 }
 
+/// A message on a process's websocket: the byte of its channel, and what goes over that.
+fn message(bytes: &[u8]) {
+    let Some((&byte, data)) = bytes.split_first() else { return };
+    let Some(channel) = Channel::from_byte(byte) else { return };
+    assert_eq!(channel.message(data), bytes);
+    match channel {
+        Channel::Resize => document::<TerminalSize>(data),
+        Channel::Signal => document::<SignalRequest>(data),
+        Channel::Windows => document::<Windows>(data),
+        Channel::Status => {
+            document::<Status>(data);
+            if let Ok(Ok(code)) = json::decode::<Status>(data).map(Status::into_exit) {
+                assert_eq!(Status::of(&Ok(code)).into_exit(), Ok(code));
+            }
+        }
+        Channel::Stdin | Channel::Stdout | Channel::Stderr | Channel::Close => {}
+    }
+}
+
 /// `METHOD PATH?QUERY`.
 fn requests(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
@@ -105,5 +128,5 @@ mod brief;
 
 #[test]
 fn no_seed_and_no_mutation_breaks_a_promise() {
-    brief::run(TARGETS, 3_000);
+    brief::run(TARGETS, 1_000);
 }

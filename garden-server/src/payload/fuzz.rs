@@ -29,8 +29,8 @@ fn events(bytes: &[u8], piece_bytes: usize) -> Vec<Event> {
     let (mut parser, mut all) = (PayloadParser::default(), Vec::new());
     for piece in bytes.chunks(piece_bytes) {
         let before = all.len();
+        let detached = matches!(all.last(), Some(Event::Detach(_)));
         parser.feed(piece, &mut all);
-        let detached = all[..before].iter().any(|event| matches!(event, Event::Detach(_)));
         assert!(!detached || all.len() == before, "something came after the end");
         let holds_bytes = parser.data.capacity() + parser.skeleton.capacity() + parser.key.capacity();
         assert!(holds_bytes <= HOLDS_MAX_BYTES, "{holds_bytes} bytes held");
