@@ -17,9 +17,6 @@ pub const MAX_CONTAINERS: u64 = 8;
 /// No behaviour takes longer, on any column.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Where a server listens that the suite is to be run against, as `garden --target` takes it.
-pub const ADDRESS_VARIABLE: &str = "GARDEN_CONFORMANCE_ADDRESS";
-
 /// One behaviour.
 pub type Behaviour = for<'a> fn(&'a World) -> BoxFuture<'a, ()>;
 
@@ -77,7 +74,7 @@ fn fake_traits() -> Traits {
         over_http: false,
         exclusive: true,
         rootfs: String::new(),
-        user: User { name: "vcap", id: 1000 },
+        user: User { name: "vcap".into(), id: 1000 },
     }
 }
 
@@ -94,15 +91,6 @@ pub async fn fake() -> Result<World, Skip> {
 /// The fake behind this project's server, through its client.
 pub async fn fake_over_http() -> Result<World, Skip> {
     Ok(over_http(fake_backend(), fake_traits(), Box::pin(async { Ok(()) })).await)
-}
-
-/// The server at [`ADDRESS_VARIABLE`], through this project's client.
-pub async fn server_at_address() -> Result<World, Skip> {
-    let address = env::var(ADDRESS_VARIABLE)
-        .map_err(|_| format!("{ADDRESS_VARIABLE} does not say where a server listens"))?;
-    let client = Client::new(&address).expect(ADDRESS_VARIABLE);
-    let traits = Traits { over_http: true, exclusive: false, ..linux_traits() };
-    Ok(World::new(Arc::new(client), traits, Box::pin(async { Ok(()) })))
 }
 
 /// Puts this project's server and client before a backend.

@@ -2,7 +2,7 @@
 //!
 //! - [`behaviours`]: what every Garden backend does, written once against the seam; [`for_each_behaviour`] lists them.
 //! - [`columns`]: the backends that they are run on, one test binary for each in `tests/tests/`; [`linux`] is the
-//!   privileged one, with its look for leaks.
+//!   privileged one, with its look for leaks, [`address`] any server that listens somewhere.
 //! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
 //! - [`raw`]: the wire by hand; [`soak`]: many processes that end at once, read late.
 //! - [`fuzz`]: any bytes on a connection; the other fuzz targets are in the crates of the parsers.
@@ -10,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod address;
 pub mod behaviours;
 pub mod columns;
 pub mod files;

@@ -17,7 +17,7 @@ use crate::files::{self, Unpacked};
 #[derive(Debug, Clone)]
 pub struct User {
     /// Its name in `/etc/passwd`.
-    pub name: &'static str,
+    pub name: String,
     /// Its number; its group has the same.
     pub id: u32,
 }

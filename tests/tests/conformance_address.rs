@@ -1,15 +1,14 @@
-//! Every behaviour on the server at `GARDEN_CONFORMANCE_ADDRESS`. Whoever runs these names one.
+//! Every behaviour on a Garden server at an address. No part of a plain `cargo test`: `cargo xtask test` runs it against
+//! servers that it starts, `cargo xtask conformance ADDRESS` against any other. See `tests::address`.
 
 use tests::{
-    columns::{ADDRESS_VARIABLE, Behaviour, check, server_at_address},
+    address::server_at_address,
+    columns::{Behaviour, check},
     tests_of,
 };
 
 fn run(behaviour: Behaviour) {
-    // No part of an ordinary test run, so that its absence is no skip that CI would forbid.
-    if std::env::var_os(ADDRESS_VARIABLE).is_some() {
-        check(server_at_address(), behaviour);
-    }
+    check(server_at_address(), behaviour);
 }
 
 tests::for_each_behaviour!(tests_of);

@@ -57,6 +57,27 @@ pub fn binary(profile: Profile, name: &str) -> Result<PathBuf, String> {
     if file.is_file() { Ok(file) } else { Err(format!("{} was not built", file.display())) }
 }
 
+/// The programs of the `tests` crate, all or some (`--test NAME`), as cargo reports them: name and file.
+pub fn test_programs(which: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
+    let mut cargo = shell::cargo();
+    cargo.args(["test", "--workspace", "--no-run", "--message-format=json"]).args(which);
+    let report = shell::output(&mut cargo)?;
+    let wanted =
+        report.lines().filter(|line| line.contains("\"kind\":[\"test\"]") && line.contains("/tests/tests/"));
+    Ok(wanted
+        .filter_map(|line| {
+            let name = field(&line[line.find("\"kind\":[\"test\"]")?..], "\"name\":\"")?;
+            Some((name.to_owned(), PathBuf::from(field(line, "\"executable\":\"")?)))
+        })
+        .collect())
+}
+
+/// The text after `key` up to the next quote. cargo's names and our paths hold nothing that JSON escapes.
+fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let rest = &line[line.find(key)? + key.len()..];
+    rest.split('"').next()
+}
+
 /// garden-init is executed where none of the host's libraries is: a dynamic one would fail there, late and oddly.
 fn check_supervisor(profile: Profile) -> Outcome {
     let file = binary(profile, "garden-init")?;

@@ -7,6 +7,7 @@
 
 mod bench;
 mod build;
+mod conformance;
 mod demo;
 mod elf;
 mod fuzz;
@@ -30,6 +31,8 @@ cargo xtask COMMAND
   test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, OpenAPI, nothing
            left behind
   vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
+  conformance  the conformance suite on every backend, directly and through HTTP, as a table: docs/CONFORMANCE.md
+           (conformance ADDRESS, as unix:/PATH or tcp:HOST:PORT: any Garden server there too)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
            (bench http: the CPU time of a request beside a bare hyper server)
   fuzz     the fuzz targets, led by coverage, a minute each; fuzz TARGET: that one; fuzz --seconds N: N seconds each
@@ -52,6 +55,8 @@ fn main() -> ExitCode {
         ("demo", [flag]) if flag == "--fake" => demo::demo(false),
         ("test", []) => test::test(),
         ("vm", _) => vm::vm(&rest),
+        ("conformance", []) => conformance::conformance(None),
+        ("conformance", [address]) => conformance::conformance(Some(address)),
         ("bench", _) => bench::bench(&rest),
         ("fuzz", _) => fuzz::fuzz(&rest),
         ("build", []) => build::workspace(build::Profile::Debug),

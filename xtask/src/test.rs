@@ -3,7 +3,7 @@
 use crate::{
     Outcome,
     build::{self, Profile},
-    interop, openapi,
+    conformance, interop, openapi,
     phases::Phases,
     picture::Picture,
     setup, shell,
@@ -30,6 +30,7 @@ pub fn test() -> Outcome {
             println!("\nnot root: tests that make containers will skip themselves, and say so");
         }
         phases.run("tests", || shell::run(shell::cargo().args(["test", "--workspace", "--no-fail-fast"])));
+        phases.run_anyway("conformance of servers at an address", conformance::at_address);
         let go = shell::find("go").is_some();
         match (root, go) {
             (true, true) => {

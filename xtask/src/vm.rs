@@ -53,7 +53,7 @@ fn lay_out() -> Result<PathBuf, String> {
     }
     let tests = stage.join("tests");
     fs::create_dir_all(&tests).map_err(|e| format!("cannot make {}: {e}", tests.display()))?;
-    for (name, file) in test_programs()? {
+    for (name, file) in build::test_programs(&[])? {
         strip(&file, &tests.join(name))?;
     }
     // cargo has built the examples along with the tests.
@@ -73,24 +73,4 @@ fn lay_out() -> Result<PathBuf, String> {
 
 fn strip(from: &Path, to: &Path) -> Outcome {
     shell::run(shell::command("strip").args(["--strip-debug", "-o"]).arg(to).arg(from))
-}
-
-/// The programs of the `tests` crate, as cargo reports them: name and file.
-fn test_programs() -> Result<Vec<(String, PathBuf)>, String> {
-    let report =
-        shell::output(shell::cargo().args(["test", "--workspace", "--no-run", "--message-format=json"]))?;
-    let wanted =
-        report.lines().filter(|line| line.contains("\"kind\":[\"test\"]") && line.contains("/tests/tests/"));
-    Ok(wanted
-        .filter_map(|line| {
-            let name = field(&line[line.find("\"kind\":[\"test\"]")?..], "\"name\":\"")?;
-            Some((name.to_owned(), PathBuf::from(field(line, "\"executable\":\"")?)))
-        })
-        .collect())
-}
-
-/// The text after `key` up to the next quote. cargo's names and our paths hold nothing that JSON escapes.
-fn field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
-    let rest = &line[line.find(key)? + key.len()..];
-    rest.split('"').next()
 }

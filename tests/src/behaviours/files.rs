@@ -60,13 +60,13 @@ async fn owner(world: &World, handle: &str, path: &str) -> String {
 pub async fn files_belong_to_the_user(world: &World) {
     let handle = world.create().await;
     let user = world.traits().user.clone();
-    world.stream_in(&handle, user.name, "/tmp/theirs", &[("sub/f", b"x")]).await;
+    world.stream_in(&handle, &user.name, "/tmp/theirs", &[("sub/f", b"x")]).await;
     world.stream_in(&handle, "", "/tmp/roots", &[("f", b"x")]).await;
     let theirs = format!("{}:{}\n", user.id, user.id);
     assert_eq!(owner(world, &handle, "/tmp/theirs/sub/f").await, theirs);
     assert_eq!(owner(world, &handle, "/tmp/theirs/sub").await, theirs);
     assert_eq!(owner(world, &handle, "/tmp/roots/f").await, "0:0\n");
-    let spec = ProcessSpec { user: user.name.into(), ..command_spec(&["cat", "/tmp/theirs/sub/f"]) };
+    let spec = ProcessSpec { user: user.name.clone(), ..command_spec(&["cat", "/tmp/theirs/sub/f"]) };
     assert_eq!(world.run_spec_to_end(&handle, spec).await.text(), "x");
 }
 
@@ -74,7 +74,7 @@ pub async fn files_belong_to_the_user(world: &World) {
 pub async fn parents_are_made_and_belong_to_the_user(world: &World) {
     let handle = world.create().await;
     let user = world.traits().user.clone();
-    world.stream_in(&handle, user.name, "/tmp/p/q/r", &[("f", b"x")]).await;
+    world.stream_in(&handle, &user.name, "/tmp/p/q/r", &[("f", b"x")]).await;
     for path in ["/tmp/p", "/tmp/p/q", "/tmp/p/q/r"] {
         assert_eq!(owner(world, &handle, path).await, format!("{}:{}\n", user.id, user.id), "{path}");
     }
@@ -83,7 +83,7 @@ pub async fn parents_are_made_and_belong_to_the_user(world: &World) {
 /// In both directions.
 pub async fn paths_are_relative_to_home(world: &World) {
     let handle = world.create().await;
-    let user = world.traits().user.name;
+    let user = world.traits().user.name.as_str();
     world.stream_in(&handle, user, "sub", &[("f", b"home")]).await;
     world.stream_in(&handle, user, "", &[("g", b"home")]).await;
     for path in [format!("/home/{user}/sub/f"), format!("/home/{user}/g")] {
@@ -151,7 +151,7 @@ pub async fn a_body_that_breaks_off_is_refused(world: &World) {
 /// Into a directory of somebody else's, and over a file of somebody else's.
 pub async fn a_user_without_permission_is_refused(world: &World) {
     let handle = world.create().await;
-    let user = world.traits().user.name;
+    let user = world.traits().user.name.as_str();
     for file in ["theirs", "passwd", "sub/theirs"] {
         let result = stream_in(world, &handle, user, "/etc", body(tar_of(&[(file, b"x")]))).await;
         assert_refused(result, "Permission denied");

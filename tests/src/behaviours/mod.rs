@@ -128,6 +128,15 @@ macro_rules! for_each_behaviour {
     };
 }
 
+macro_rules! names_of {
+    ($($theme:ident { $($name:ident,)* })*) => {
+        &[$($(concat!(stringify!($theme), "::", stringify!($name)),)*)*]
+    };
+}
+
+/// All behaviours, as `theme::name`.
+pub const ALL: &[&str] = for_each_behaviour!(names_of);
+
 #[cfg(test)]
 mod tests {
     const TABLE: &str = include_str!("mod.rs");

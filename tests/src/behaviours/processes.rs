@@ -155,7 +155,7 @@ pub async fn an_unknown_user_is_named(world: &World) {
 pub async fn a_process_runs_as_its_user(world: &World) {
     let handle = world.create().await;
     let id = world.traits().user.id;
-    let name = world.traits().user.name;
+    let name = world.traits().user.name.as_str();
     for (user, uid, gid) in [
         (String::new(), 0, 0),
         ("root".into(), 0, 0),
@@ -184,7 +184,7 @@ pub async fn the_environment_is_the_containers_then_the_processs(world: &World) 
 /// USER, HOME and PATH, and nothing of the server's own.
 pub async fn the_environment_has_defaults(world: &World) {
     let handle = world.create().await;
-    for user in ["root", world.traits().user.name] {
+    for user in ["root", world.traits().user.name.as_str()] {
         let spec = ProcessSpec { user: user.into(), ..command_spec(&["env"]) };
         let text = world.run_spec_to_end(&handle, spec).await.text();
         let mut names: Vec<_> = text.lines().filter_map(|line| line.split_once('=')).collect();
@@ -201,7 +201,7 @@ pub async fn the_environment_has_defaults(world: &World) {
 /// A missing one is made.
 pub async fn the_working_directory_is_home_or_as_given(world: &World) {
     let handle = world.create().await;
-    let user = world.traits().user.name;
+    let user = world.traits().user.name.as_str();
     let pwd = async |user: &str, dir: &str| {
         let spec = ProcessSpec { user: user.into(), dir: dir.into(), ..command_spec(&["pwd"]) };
         world.run_spec_to_end(&handle, spec).await.text()
