@@ -25,7 +25,7 @@ use crate::{
     files::Tree,
     network::{Addresses, Pool},
     process::{Counter, FakeProcess, Rings},
-    run,
+    run, spec,
     sync::lock,
     telemetry::{self, Counts},
     users,
@@ -216,6 +216,8 @@ impl Backend for FakeBackend {
 
     async fn create(&self, spec: ContainerSpec) -> Result<String> {
         self.0.check_image(spec.rootfs_uri()?)?;
+        spec::check_env(&spec.env)?;
+        spec::check_bind_mounts(&spec.bind_mounts)?;
         if !spec.handle.is_empty() {
             check_handle(&spec.handle)?;
         }

@@ -142,6 +142,14 @@ impl Tree {
         self.put(path, Node::dir(0o755, owner), by)
     }
 
+    /// Whether `user` may be in the directory at a resolved path.
+    pub fn enter(&self, path: &str, user: &User) -> Result<(), Refusal> {
+        match self.0.get(path) {
+            Some(node) if !node.allows(user, 1) => Err(format!("{path}: Permission denied")),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts a node at a resolved path, in the place of whatever was there.
     pub fn put(&mut self, path: &str, node: Node, user: &User) -> Result<(), Refusal> {
         match self.0.get(parent(path)) {

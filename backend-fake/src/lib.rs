@@ -20,6 +20,7 @@ mod process;
 mod programs;
 mod run;
 mod shell;
+mod spec;
 mod stdin;
 mod sync;
 mod telemetry;

@@ -25,6 +25,9 @@ pub(crate) type Program = Arc<dyn Fn(Context) -> ProgramFuture + Send + Sync>;
 /// A program at work.
 pub(crate) type ProgramFuture = Pin<Box<dyn Future<Output = Result<i32>> + Send>>;
 
+/// Where containers have their programs, all in each of them.
+const DIRECTORIES: &[&str] = &["/bin", "/sbin", "/usr/bin", "/usr/sbin"];
+
 /// Programs by name.
 #[derive(Clone)]
 pub struct Programs(BTreeMap<String, Program>);
@@ -59,13 +62,17 @@ impl Programs {
         self.0.insert(name.into(), Arc::new(move |context| Box::pin(program(context))));
     }
 
-    /// The program that `path` names: as it was inserted, or by its name in one of the usual directories.
-    pub(crate) fn find(&self, path: &str) -> Result<Program> {
-        let name = match path.rsplit_once('/') {
-            Some(("/bin" | "/sbin" | "/usr/bin" | "/usr/sbin", name)) => name,
-            _ => path,
+    /// The program that `path` names: as it was inserted, by its name in one of the usual directories, or, without a
+    /// slash, where `search`, the value of PATH, has one of them.
+    pub(crate) fn find(&self, path: &str, search: &str) -> Result<Program> {
+        let found = match path.rsplit_once('/') {
+            None if !search.split(':').any(|directory| DIRECTORIES.contains(&directory)) => None,
+            Some((directory, name)) if DIRECTORIES.contains(&directory) => {
+                self.0.get(path).or_else(|| self.0.get(name))
+            }
+            _ => self.0.get(path),
         };
-        self.0.get(path).or_else(|| self.0.get(name)).cloned().ok_or_else(|| {
+        found.cloned().ok_or_else(|| {
             let message = match path.contains('/') {
                 true => format!("exec: {path:?}: no such file or directory"),
                 false => format!("exec: {path:?}: executable file not found in $PATH"),

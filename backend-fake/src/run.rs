@@ -26,13 +26,18 @@ pub(crate) async fn start(
     if !spec.bind_mounts.is_empty() && spec.image.uri.is_empty() {
         return Err(Error::invalid("bind_mounts", "need an image of the process's own: give image.uri too"));
     }
+    if spec.path.is_empty() {
+        return Err(Error::invalid("path", "is empty: name the program to run"));
+    }
+    crate::spec::check_env(&spec.env)?;
     let user = users::find(accounts, &spec.user)?;
-    let program = programs.find(&spec.path)?;
+    let env = environment(&container.env, &spec.env, &user);
+    let program = programs.find(&spec.path, env.get("PATH").map_or("", String::as_str))?;
     let dir = working_dir(container, spec, &user)?;
     container.add_process(process.clone())?;
     let context = Context {
         args: spec.args.clone(),
-        env: environment(&container.env, &spec.env, &user),
+        env,
         dir,
         user,
         process: process.clone(),
@@ -53,6 +58,7 @@ fn working_dir(container: &Container, spec: &ProcessSpec, user: &User) -> Result
     let mut files = lock(&container.files);
     let made = files.resolve(&user.home, dir, true).and_then(|at| {
         files.make_dirs(&at, user, &User::root())?;
+        files.enter(&at, user)?;
         Ok(if at.is_empty() { "/".into() } else { at })
     });
     made.map_err(|refusal| Error::Failed { message: format!("working directory {refusal}") })

@@ -241,7 +241,8 @@ impl Shell {
 }
 
 async fn run_program(name: &str, context: Context) -> Result<i32> {
-    match context.programs.find(name) {
+    let search = context.env.get("PATH").map_or("", String::as_str);
+    match context.programs.find(name, search) {
         Ok(program) => program(context).await,
         Err(_) => context.complain(127, format!("sh: {name}: not found")).await,
     }

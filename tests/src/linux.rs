@@ -85,17 +85,22 @@ impl Slot {
 
 /// The Linux backend, in process.
 pub async fn linux() -> Result<World, Skip> {
-    let (backend, closing) = open().await?;
+    linux_with(|_| ()).await
+}
+
+/// The same with settings of its own.
+pub async fn linux_with(change: impl FnOnce(&mut Config)) -> Result<World, Skip> {
+    let (backend, closing) = open(change).await?;
     Ok(World::new(backend, linux_traits(), closing))
 }
 
 /// The Linux backend behind this project's server, through its client.
 pub async fn linux_over_http() -> Result<World, Skip> {
-    let (backend, closing) = open().await?;
+    let (backend, closing) = open(|_| ()).await?;
     Ok(over_http(backend, linux_traits(), closing).await)
 }
 
-async fn open() -> Result<(std::sync::Arc<LinuxBackend>, Closing), Skip> {
+async fn open(change: impl FnOnce(&mut Config)) -> Result<(std::sync::Arc<LinuxBackend>, Closing), Skip> {
     // The owner of a process's own directory is its effective user.
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("/proc"));
     if owner != 0 {
@@ -104,7 +109,8 @@ async fn open() -> Result<(std::sync::Arc<LinuxBackend>, Closing), Skip> {
     let slot = Slot::claim();
     let prefix = format!("garden-{}-", slot.tag());
     let directory = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a directory");
-    let config = slot.config(directory.path());
+    let mut config = slot.config(directory.path());
+    change(&mut config);
     let backend = match LinuxBackend::start(config.clone()).await {
         Ok(backend) => backend,
         Err(error) => panic!("start the Linux backend: {}", protocol::Error::failed(&error)),

@@ -72,7 +72,8 @@ impl World {
     /// A world around `backend`.
     pub fn new(backend: Arc<dyn Backend>, traits: Traits, closing: Closing) -> Self {
         static WORLDS: AtomicU64 = AtomicU64::new(0);
-        let prefix = format!("conf-{}-{}", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
+        // Ends in a hyphen: no world's prefix is the beginning of another's.
+        let prefix = format!("conf-{}-{}-", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
         World { backend, traits, prefix, handles: AtomicU64::new(0), closing: Mutex::new(closing) }
     }
 
@@ -98,7 +99,7 @@ impl World {
 
     /// A handle that nobody has used.
     pub fn handle(&self) -> String {
-        format!("{}-{}", self.prefix, self.handles.fetch_add(1, Ordering::Relaxed))
+        format!("{}{}", self.prefix, self.handles.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A spec with a fresh handle and the usual root filesystem.

@@ -178,3 +178,58 @@ pub async fn a_missing_path_is_refused(world: &World) {
         assert_fails_with(result.map(drop), path.trim_end_matches('/'));
     }
 }
+
+/// Nothing of it lands anywhere.
+pub async fn a_tar_that_leads_out_of_its_place_is_refused(world: &World) {
+    let handle = world.create().await;
+    for path in ["../escaped", "a/../../escaped", "../../../../../../tmp/escaped"] {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_cksum();
+        let tar = [header.as_bytes().as_slice(), &[0; 1024]].concat();
+        assert_refused(stream_in(world, &handle, "", "/tmp/in/here", body(tar)).await, "");
+    }
+    for path in ["/tmp/escaped", "/tmp/in/escaped", "/tmp/in/here/a/escaped"] {
+        assert_ne!(world.run_to_end(&handle, &["cat", path]).await.status, 0, "{path}");
+    }
+}
+
+/// Absolute or upwards: as a process in the container would follow it.
+pub async fn links_are_followed_inside_the_container(world: &World) {
+    let handle = world.create().await;
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, target) in [("absolute", "/tmp/place"), ("upwards", "../../../../../../tmp/place")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        header.set_uid(0);
+        header.set_gid(0);
+        builder.append_link(&mut header, name, target).expect("a tar in memory");
+    }
+    let links = builder.into_inner().expect("a tar in memory");
+    stream_in(world, &handle, "", "/tmp/links", body(links)).await.expect("stream links in");
+    world.stream_in(&handle, "", "/tmp/place", &[("there", b"x")]).await;
+    for link in ["absolute", "upwards"] {
+        let content = format!("through {link}");
+        world.stream_in(&handle, "", &format!("/tmp/links/{link}"), &[("f", content.as_bytes())]).await;
+        assert_eq!(world.run_to_end(&handle, &["cat", "/tmp/place/f"]).await.text(), content);
+        let files = world.stream_out(&handle, &format!("/tmp/links/{link}/")).await;
+        assert_eq!(files["f"].0.as_deref(), Some(content.as_bytes()), "{link}");
+    }
+}
+
+/// What one writes over a file of the image, too.
+pub async fn containers_do_not_share_what_they_write(world: &World) {
+    let (one, other) = (world.create().await, world.create().await);
+    let passwd = world.run_to_end(&other, &["cat", "/etc/passwd"]).await;
+    world.stream_in(&one, "", "/etc", &[("passwd", b"spoilt"), ("new", b"x")]).await;
+    assert_eq!(world.run_to_end(&one, &["cat", "/etc/passwd"]).await.text(), "spoilt");
+    assert_eq!(world.run_to_end(&other, &["cat", "/etc/passwd"]).await, passwd);
+    assert_ne!(world.run_to_end(&other, &["cat", "/etc/new"]).await.status, 0);
+    assert_eq!(world.run_to_end(&world.create().await, &["cat", "/etc/passwd"]).await, passwd);
+}

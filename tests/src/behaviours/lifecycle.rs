@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use futures_util::StreamExt;
 use protocol::{Error, Properties};
 
 use crate::world::{World, assert_container_not_found, assert_fails_with, at_once, end, properties};
@@ -19,6 +20,7 @@ pub async fn capacity_tells_what_there_is(world: &World) {
     let capacity = world.backend().capacity().await.expect("capacity");
     assert!(capacity.memory_in_bytes > 1 << 20, "{capacity:?}");
     assert!(capacity.disk_in_bytes > 1 << 20, "{capacity:?}");
+    assert!(capacity.schedulable_disk_in_bytes <= capacity.disk_in_bytes, "{capacity:?}");
     assert!(capacity.max_containers > 0, "{capacity:?}");
 }
 
@@ -270,7 +272,6 @@ pub async fn stop_with_kill_does_not_ask(world: &World) {
 }
 
 async fn stubborn(world: &World, handle: &str) -> protocol::Process {
-    use futures_util::StreamExt;
     let process = world.run(handle, STUBBORN).await;
     let ready = process.stdout.open().next().await.expect("a word").expect("a word");
     assert_eq!(ready, "ready\n");

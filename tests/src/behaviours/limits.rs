@@ -23,6 +23,13 @@ pub async fn cpu_is_reported_as_given(world: &World) {
     assert_eq!(reported.limit_in_shares, 512);
 }
 
+/// The newer name of the shares.
+pub async fn a_cpu_weight_is_reported_as_given(world: &World) {
+    let given = CpuLimits { weight: 2048, ..Default::default() };
+    let handle = world.create_with(|spec| spec.limits.cpu = given).await;
+    assert_eq!(world.backend().cpu_limits(&handle).await, Ok(given));
+}
+
 /// Bytes, files and scope; or the create fails and says that there are no such limits.
 pub async fn disk_is_reported_as_given(world: &World) {
     let given = DiskLimits {

@@ -3,8 +3,11 @@
 //! Programs are named as busybox names them: real root filesystems hold busybox, the fake knows the same command
 //! lines. A behaviour that does not apply to a column says so ([`World::skip`](crate::world::World::skip)).
 
+pub mod creates;
 pub mod errors;
 pub mod files;
+pub mod grace;
+pub mod kernel;
 pub mod lifecycle;
 pub mod limits;
 pub mod network;
@@ -42,6 +45,18 @@ macro_rules! for_each_behaviour {
                 grace_time_is_kept,
                 no_more_containers_than_allowed,
             }
+            creates {
+                all_that_the_spec_asks_for_is_there,
+                one_that_fails_names_what_failed_and_leaves_nothing,
+                one_that_fails_gives_its_ports_back,
+                wrong_fields_are_named,
+            }
+            grace {
+                a_container_goes_when_it_is_over,
+                an_open_stream_holds_the_clock,
+                a_request_starts_the_clock_anew,
+                zero_means_for_ever,
+            }
             processes {
                 output_and_exit_status,
                 exit_statuses_of_true_and_false,
@@ -62,12 +77,31 @@ macro_rules! for_each_behaviour {
                 the_working_directory_is_home_or_as_given,
                 many_processes_at_once,
                 out_of_memory_is_an_event_before_the_exit_status,
+                a_program_is_looked_up_in_the_path_of_the_process,
+                a_working_directory_out_of_reach_is_refused,
+                a_process_outlives_its_client,
+                bind_mounts_without_an_image_are_refused,
+                wrong_fields_are_named,
+            }
+            kernel {
+                users_and_groups_come_from_the_containers_files,
+                root_needs_no_passwd_file,
+                a_later_variable_takes_the_first_ones_place,
+                a_signals_number_is_in_the_exit_status,
+                resource_limits_are_those_of_the_spec,
+                a_resource_limit_that_cannot_be_set_is_named,
+                stop_asks_children_too,
+                streams_end_with_a_killed_process,
+                root_owns_what_root_owns_in_the_image,
+                a_half_made_container_is_listed_on_request_only,
+                extended_attributes_go_in_and_come_out,
             }
             streams {
                 input_is_echoed_until_its_end,
                 input_is_binary_safe,
                 much_input_arrives,
                 much_output_arrives,
+                output_arrives_in_its_order,
                 two_readers_of_an_output_each_get_everything,
                 output_can_be_read_after_the_exit,
                 output_can_be_read_again,
@@ -93,6 +127,9 @@ macro_rules! for_each_behaviour {
                 a_user_without_permission_is_refused,
                 an_unknown_user_is_refused,
                 a_missing_path_is_refused,
+                a_tar_that_leads_out_of_its_place_is_refused,
+                links_are_followed_inside_the_container,
+                containers_do_not_share_what_they_write,
             }
             properties {
                 those_of_the_spec_are_there,
@@ -103,6 +140,7 @@ macro_rules! for_each_behaviour {
             limits {
                 memory_is_reported_as_given,
                 cpu_is_reported_as_given,
+                a_cpu_weight_is_reported_as_given,
                 disk_is_reported_as_given,
                 no_limit_is_zero,
                 metrics_are_sane,
@@ -141,8 +179,11 @@ pub const ALL: &[&str] = for_each_behaviour!(names_of);
 mod tests {
     const TABLE: &str = include_str!("mod.rs");
     const SOURCES: &[(&str, &str)] = &[
+        ("creates", include_str!("creates.rs")),
         ("errors", include_str!("errors.rs")),
         ("files", include_str!("files.rs")),
+        ("grace", include_str!("grace.rs")),
+        ("kernel", include_str!("kernel.rs")),
         ("lifecycle", include_str!("lifecycle.rs")),
         ("limits", include_str!("limits.rs")),
         ("network", include_str!("network.rs")),

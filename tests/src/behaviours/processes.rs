@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use futures_util::StreamExt;
-use protocol::{Error, Process, ProcessSpec, Signal};
+use protocol::{BindMount, Error, Process, ProcessSpec, Signal, TtySpec};
 
 use crate::world::{World, assert_fails_with, at_once, command_spec, end};
 
@@ -210,6 +210,7 @@ pub async fn the_working_directory_is_home_or_as_given(world: &World) {
     assert_eq!(pwd(user, "").await, format!("/home/{user}\n"));
     assert_eq!(pwd(user, "/tmp").await, "/tmp\n");
     assert_eq!(pwd(user, "/tmp/new/dir").await, "/tmp/new/dir\n");
+    assert_eq!(pwd("1234", "").await, "/\n", "a user without a home");
     let ended = world.run_to_end(&handle, &["stat", "-c", "%u", "/tmp/new/dir"]).await;
     assert_eq!(ended.text(), format!("{}\n", world.traits().user.id));
 }
@@ -237,4 +238,91 @@ pub async fn out_of_memory_is_an_event_before_the_exit_status(world: &World) {
     let status = world.run(&handle, &hungry).await.exit.await;
     let info = world.backend().info(&handle).await.expect("info").into_value();
     assert_eq!((status, info.events), (Ok(137), Some(vec!["Out of memory".into()])));
+}
+
+/// In the PATH that the process has, not in the server's; a path with a slash is taken as it is.
+pub async fn a_program_is_looked_up_in_the_path_of_the_process(world: &World) {
+    let handle = world.create_with(|spec| spec.env = vec!["PATH=/nowhere".into()]).await;
+    let with = |path: &str, command: &str| ProcessSpec {
+        env: path.split(' ').filter(|path| !path.is_empty()).map(|path| format!("PATH={path}")).collect(),
+        ..command_spec(&[command])
+    };
+    for (path, command, found) in [
+        ("", "true", false),
+        ("/nowhere:/tmp", "true", false),
+        ("/nowhere:/bin", "true", true),
+        ("/bin", "true", true),
+        ("/nowhere", "/bin/true", true),
+    ] {
+        let result = world.backend().run(&handle, with(path, command)).await;
+        match result {
+            Ok(process) if found => assert_eq!(process.exit.await, Ok(0), "{path} {command}"),
+            Err(Error::ExecutableNotFound { .. }) if !found => {}
+            other => panic!("{path:?} {command}: {other:?}"),
+        }
+    }
+}
+
+/// Also one that its owner has closed to others.
+pub async fn a_working_directory_out_of_reach_is_refused(world: &World) {
+    let handle = world.create().await;
+    let spec =
+        |user: &str, dir: &str| ProcessSpec { user: user.into(), dir: dir.into(), ..command_spec(&["pwd"]) };
+    world.stream_in(&handle, "", "/tmp", &[("file", b"x")]).await;
+    assert_fails_with(world.backend().run(&handle, spec("", "/tmp/file")).await, "/tmp/file");
+    let user = world.traits().user.name.as_str();
+    assert_fails_with(world.backend().run(&handle, spec(user, "/root")).await, "/root");
+    assert_eq!(world.run_spec_to_end(&handle, spec("", "/root")).await.text(), "/root\n");
+}
+
+/// With a terminal too: nothing hangs it up.
+pub async fn a_process_outlives_its_client(world: &World) {
+    let handle = world.create().await;
+    for tty in [None, Some(TtySpec::default())] {
+        let id = format!("kept-{}", tty.is_some());
+        let spec = ProcessSpec { id: id.clone(), tty, ..command_spec(&["cat"]) };
+        let process = world.backend().run(&handle, spec).await.expect("run");
+        let mut stdout = process.stdout.open();
+        process.control.write_stdin("one\n".into()).await.expect("write");
+        let echo = stdout.next().await.expect("an echo").expect("an echo");
+        assert!(echo.starts_with(b"one"), "{echo:?}");
+        drop((process, stdout));
+        let attached = world.backend().attach(&handle, &id).await.expect("attach");
+        let mut stdout = attached.stdout.open();
+        attached.control.write_stdin("two\n".into()).await.expect("write");
+        let mut text = Vec::new();
+        while !String::from_utf8_lossy(&text).contains("two") {
+            text.extend_from_slice(&stdout.next().await.expect("an echo").expect("an echo"));
+        }
+        assert_eq!(signalled(attached, Signal::Kill).await, 137);
+    }
+}
+
+/// An extra image is what bind mounts of a process's own belong to.
+pub async fn bind_mounts_without_an_image_are_refused(world: &World) {
+    let handle = world.create().await;
+    let bind = BindMount { src_path: "/tmp".into(), dst_path: "/mnt".into(), ..Default::default() };
+    let spec = ProcessSpec { bind_mounts: vec![bind], ..command_spec(&["true"]) };
+    assert_fails_with(world.backend().run(&handle, spec).await, "bind_mounts");
+}
+
+/// And no process is left of it.
+pub async fn wrong_fields_are_named(world: &World) {
+    let handle = world.create().await;
+    for (spec, field) in [
+        (ProcessSpec::default(), "path"),
+        (ProcessSpec { env: vec!["no-equals-sign".into()], ..command_spec(&["true"]) }, "env"),
+        (ProcessSpec { env: vec!["=no name".into()], ..command_spec(&["true"]) }, "env"),
+        (ProcessSpec { user: "stranger".into(), ..command_spec(&["true"]) }, "user"),
+        (ProcessSpec { user: "root:strangers".into(), ..command_spec(&["true"]) }, "group"),
+    ] {
+        let spec = ProcessSpec { id: "p".into(), ..spec };
+        assert_fails_with(world.backend().run(&handle, spec).await, field);
+        assert_eq!(
+            world.backend().attach(&handle, "p").await.err(),
+            Some(Error::process_not_found("p")),
+            "{field}"
+        );
+    }
+    assert_eq!(world.backend().info(&handle).await.expect("info").process_ids.unwrap_or_default(), [""; 0]);
 }

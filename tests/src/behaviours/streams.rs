@@ -57,6 +57,20 @@ pub async fn much_output_arrives(world: &World) {
     assert!(ended.stdout.iter().all(|byte| *byte == 0));
 }
 
+/// Numbered lines, so that one that is missing, doubled or out of turn shows.
+pub async fn output_arrives_in_its_order(world: &World) {
+    let handle = world.create().await;
+    let process = world.run(&handle, &["cat"]).await;
+    let text: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    let writing = async {
+        process.control.write_stdin(text.clone().into()).await.expect("write");
+        process.control.close_stdin().await.expect("close stdin");
+    };
+    let (received, ()) = join(collect(process.stdout.open()), writing).await;
+    assert!(received.expect("output") == text.as_bytes(), "what came back is not what was sent");
+    assert_eq!(process.exit.await, Ok(0));
+}
+
 /// The reference lets them compete.
 pub async fn two_readers_of_an_output_each_get_everything(world: &World) {
     let handle = world.create().await;
