@@ -19,6 +19,17 @@ type payload struct {
 	ExitStatus *int    `json:"exit_status,omitempty"`
 	Error      *string `json:"error,omitempty"`
 	Signal     *int    `json:"signal,omitempty"`
+	TTY        *tty    `json:"tty,omitempty"`
+}
+
+// tty is a terminal, in the spec of a process and in a message that changes its size.
+type tty struct {
+	WindowSize *windowSize `json:"window_size,omitempty"`
+}
+
+type windowSize struct {
+	Columns int `json:"columns,omitempty"`
+	Rows    int `json:"rows,omitempty"`
 }
 
 // Signals as the wire numbers them.
@@ -30,6 +41,7 @@ const (
 // process is one client's view of a running or ended process.
 type process struct {
 	id             string
+	made           *callsMade
 	control        net.Conn
 	write          sync.Mutex
 	stdout, stderr chan string // everything that came, sent once at the end of the stream
@@ -43,14 +55,19 @@ type exitResult struct {
 
 // run starts a process; attach joins one. Both open stdout and stderr at once and collect them.
 func (w *wire) run(handle string, spec map[string]any, live io.Writer) (*process, error) {
-	return w.follow(handle, "POST", path("containers", handle, "processes"), spec, live)
+	return w.follow(handle, "POST", path("containers", handle, "processes"), spec, true, live)
+}
+
+// start starts a process whose output nobody asks for, as the official client does where it is given no writers.
+func (w *wire) start(handle string, spec map[string]any) (*process, error) {
+	return w.follow(handle, "POST", path("containers", handle, "processes"), spec, false, nil)
 }
 
 func (w *wire) attach(handle, id string, live io.Writer) (*process, error) {
-	return w.follow(handle, "GET", path("containers", handle, "processes", id), nil, live)
+	return w.follow(handle, "GET", path("containers", handle, "processes", id), nil, true, live)
 }
 
-func (w *wire) follow(handle, method, where string, spec map[string]any, live io.Writer) (*process, error) {
+func (w *wire) follow(handle, method, where string, spec map[string]any, outputs bool, live io.Writer) (*process, error) {
 	var in any
 	if spec != nil {
 		in = spec
@@ -68,13 +85,17 @@ func (w *wire) follow(handle, method, where string, spec map[string]any, live io
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	p := &process{id: first.ProcessID, control: conn, exit: make(chan exitResult, 1)}
+	p := &process{id: first.ProcessID, made: &w.made, control: conn, exit: make(chan exitResult, 1)}
 	for _, stream := range []struct {
 		name string
 		to   *chan string
 		live io.Writer
 	}{{"stdout", &p.stdout, live}, {"stderr", &p.stderr, nil}} {
 		*stream.to = make(chan string, 1)
+		if !outputs {
+			*stream.to <- ""
+			continue
+		}
 		out, reader, err := w.hijack("GET", path("containers", handle, "processes", p.id, "attaches", first.StreamID, stream.name), nil)
 		if err != nil {
 			conn.Close()
@@ -109,7 +130,7 @@ func (p *process) wait(decoder *json.Decoder) {
 		err := decoder.Decode(&message)
 		switch {
 		case err != nil:
-			p.exit <- exitResult{0, fmt.Errorf("decode failed: %w", err)}
+			p.exit <- exitResult{0, fmt.Errorf("connection: decode failed: %w", err)}
 		case message.Error != nil:
 			p.exit <- exitResult{0, errors.New(*message.Error)}
 		case message.ExitStatus != nil:
@@ -139,7 +160,13 @@ func (p *process) closeStdin() error {
 }
 
 func (p *process) signal(number int) error {
+	p.made.note("message", "/signal")
 	return p.send(payload{Signal: &number})
+}
+
+func (p *process) setTTY(columns, rows int) error {
+	p.made.note("message", "/tty")
+	return p.send(payload{TTY: &tty{&windowSize{columns, rows}}})
 }
 
 // detach leaves without ending the process.

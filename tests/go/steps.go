@@ -12,22 +12,25 @@ import (
 )
 
 var steps = slices.Concat([]step{
-	{"ping", func(s *suite) error { return s.w.call("GET", "/ping", nil, nil) }},
-	{"capacity", capacity},
-	{"create, list with a filter, destroy", createListDestroy},
-	{"duplicate handle", duplicateHandle},
-	{"missing image", missingImage},
-	{"unknown handle", unknownHandle},
-	{"info", info},
-	{"properties", properties},
-	{"bulk info", bulkInfo},
-	{"metrics", metrics},
-	{"limits", limits},
-	{"net in", netIn},
-	{"stop", stop},
-	{"grace time", graceTime},
-	{"8 lives at once", concurrentLives},
-}, processSteps, fileSteps)
+	{"ping", anywhere, func(s *suite) error { return s.w.call("GET", "/ping", nil, nil) }},
+	{"capacity", anywhere, capacity},
+	{"create, list with a filter, destroy", anywhere, createListDestroy},
+	{"duplicate handle", anywhere, duplicateHandle},
+	{"missing image", anywhere, missingImage},
+	{"unknown handle", anywhere, unknownHandle},
+	{"info", anywhere, info},
+	{"properties", anywhere, properties},
+	{"bulk info", anywhere, bulkInfo},
+	{"metrics", onKernel, metrics},
+	{"limits", anywhere, limits},
+	{"net in", onKernel, netIn},
+	{"stop", anywhere, stop},
+	{"grace time", anywhere, graceTime},
+	{"8 lives at once", anywhere, concurrentLives},
+}, processSteps, fileSteps, callSteps, []step{
+	{"a cell's pools: 32 creates, 64 reads, 8 metrics, 32 destroys", anywhere, pools},
+	{"every call of the official client was made", onKernel, everyCall},
+})
 
 func capacity(s *suite) error {
 	var got struct {

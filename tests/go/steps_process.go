@@ -10,15 +10,15 @@ import (
 )
 
 var processSteps = []step{
-	{"run: stdout, stderr, exit status", runOutputs},
-	{"run: stdin", runStdin},
-	{"run: user, environment, directory", runIdentity},
-	{"run: 4 MB of output, all of it", runMuch},
-	{"run: signals", runSignals},
-	{"attach: two clients see the same", attachBoth},
-	{"attach: an ended process", attachEnded},
-	{"detach: the process lives on", detachLives},
-	{"errors: process, executable, user", processErrors},
+	{"run: stdout, stderr, exit status", anywhere, runOutputs},
+	{"run: stdin", anywhere, runStdin},
+	{"run: user, environment, directory", onKernel, runIdentity},
+	{"run: 4 MB of output, all of it", onKernel, runMuch},
+	{"run: signals", anywhere, runSignals},
+	{"attach: two clients see the same", onKernel, attachBoth},
+	{"attach: an ended process", anywhere, attachEnded},
+	{"detach: the process lives on", anywhere, detachLives},
+	{"errors: process, executable, user", anywhere, processErrors},
 }
 
 func runOutputs(s *suite) error {

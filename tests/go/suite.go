@@ -54,6 +54,21 @@ func (s *suite) list(filter url.Values) ([]string, error) {
 	return listed.Handles, err
 }
 
+// real finds out whether processes in containers are the kernel's.
+func (s *suite) real() (bool, error) {
+	real := false
+	err := s.in(nil, func(handle string) error {
+		p, err := s.w.run(handle, map[string]any{"path": "cat", "args": []string{"/proc/self/status"}}, nil)
+		if err != nil {
+			return err
+		}
+		status, out, _, err := p.finish()
+		real = status == 0 && strings.Contains(out, "CapEff")
+		return err
+	})
+	return real, err
+}
+
 // sweep destroys what failed steps left behind.
 func (s *suite) sweep() {
 	handles, err := s.list(url.Values{"garden.state": {"all"}})

@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,9 @@ import (
 type wire struct {
 	network, address string
 	client           *http.Client
+	dials            atomic.Int64 // connections made
+	requests         atomic.Int64 // requests sent, streams included
+	made             callsMade
 }
 
 // wireError is the server's typed error.
@@ -42,6 +46,7 @@ func newWire(network, address string) *wire {
 }
 
 func (w *wire) dial() (net.Conn, error) {
+	w.dials.Add(1)
 	return net.DialTimeout(w.network, w.address, 2*time.Second)
 }
 
@@ -86,6 +91,7 @@ func (w *wire) request(method, path, contentType string, body io.Reader) (*http.
 	if contentType != "" {
 		request.Header.Set("Content-Type", contentType)
 	}
+	w.note(request)
 	response, err := w.client.Do(request)
 	if err != nil {
 		return nil, err
@@ -95,6 +101,11 @@ func (w *wire) request(method, path, contentType string, body io.Reader) (*http.
 		return nil, readError(response)
 	}
 	return response, nil
+}
+
+func (w *wire) note(request *http.Request) {
+	w.requests.Add(1)
+	w.made.note(request.Method, request.URL.EscapedPath())
 }
 
 func readError(response *http.Response) error {
@@ -127,6 +138,7 @@ func (w *wire) hijack(method, path string, in any) (net.Conn, io.Reader, error) 
 	if in != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
+	w.note(request)
 	conn, err := w.dial()
 	if err != nil {
 		return nil, nil, err

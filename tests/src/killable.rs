@@ -116,11 +116,6 @@ impl Killable {
         client
     }
 
-    /// The number of its process, while it runs.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("a running server").id()
-    }
-
     /// What the server has said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()

@@ -10,7 +10,7 @@ use std::{
 use protocol::{Backend, ContainerSpec, ProcessSpec, Properties};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tests::{
-    killable::{Killable, can_make_containers},
+    killable::{Killable, binary, can_make_containers},
     world::end,
 };
 
@@ -66,7 +66,7 @@ async fn a_list_opens_no_file() {
         (properties, &["listed"][..]),
         (everything, &["listed", "other"][..]),
     ] {
-        let mut listed = client.list(&filter).await.expect("list");
+        let mut listed = client.list(&filter).await.expect("list").to_vec();
         listed.sort();
         assert_eq!(listed, handles, "{filter:?}");
     }
@@ -94,7 +94,7 @@ async fn a_grace_time_outlives_the_server() {
     let client = server.start(None).await;
     let begun = Instant::now();
     loop {
-        let mut left = client.list(&Properties::new()).await.expect("list");
+        let mut left = client.list(&Properties::new()).await.expect("list").to_vec();
         left.sort();
         if left == ["kept"] {
             break;
@@ -104,4 +104,16 @@ async fn a_grace_time_outlives_the_server() {
     }
     client.destroy("kept").await.expect("destroy");
     assert_eq!(server.clean_up().await, Vec::<String>::new());
+}
+
+#[test]
+fn the_documented_pools_are_the_default() {
+    let output = std::process::Command::new(binary("garden-server")).arg("config").output().expect("run");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in ["network-pool = \"10.254.0.0/22\"", "port-pool-start = 61001", "port-pool-size = 4534"] {
+        assert!(
+            text.lines().any(|found| found.split("  #").next() == Some(line)),
+            "{line} is not in\n{text}"
+        );
+    }
 }

@@ -110,6 +110,15 @@ impl Server {
         shell::run(self.cleanup().stdout(Stdio::null()))
     }
 
+    /// Stops it, lends its command line to somebody who starts and stops it, and has it remove what is left.
+    pub fn stop_and_lend(mut self, to: impl FnOnce(&[String]) -> Outcome) -> Outcome {
+        self.terminate()?;
+        let program = self.program.display().to_string();
+        let command: Vec<String> = std::iter::once(program).chain(self.arguments.iter().cloned()).collect();
+        let used = to(&command);
+        used.and(shell::run(self.cleanup().stdout(Stdio::null())))
+    }
+
     fn cleanup(&self) -> Command {
         let mut command = shell::command(&self.program);
         // The command comes first, the settings are the same.

@@ -21,7 +21,7 @@ pub async fn all_that_the_spec_asks_for_is_there(world: &World) {
     let info = backend.info(&handle).await.expect("info");
     assert_eq!(info.state, "active");
     assert_eq!(info.properties, Some(properties(&[("given", "yes")])));
-    assert_eq!(info.mapped_ports.unwrap_or_default().len(), 1);
+    assert_eq!(info.mapped_ports.clone().unwrap_or_default().len(), 1);
     assert_eq!(backend.memory_limits(&handle).await, Ok(memory));
     assert_eq!(backend.metrics(&handle).await.expect("metrics").pid.max, 64);
     let ended = world.run_to_end(&handle, &["sh", "-c", "echo $GIVEN; pwd"]).await;
@@ -42,14 +42,14 @@ async fn assert_refused(world: &World, names: &str, change: impl FnOnce(&mut Con
 /// The handle is free again.
 pub async fn one_that_fails_names_what_failed_and_leaves_nothing(world: &World) {
     let other = world.create_with(|spec| spec.net_in = vec![NetIn::default()]).await;
-    let taken = world.backend().info(&other).await.expect("info").mapped_ports.unwrap_or_default()[0];
+    let taken = world.backend().info(&other).await.expect("info").mapped_ports.clone().unwrap_or_default()[0];
     let taken = NetIn { host_port: taken.host_port, container_port: 80 };
     assert_refused(world, "/nonexistent/image", |spec| spec.image.uri = "/nonexistent/image".into()).await;
     assert_refused(world, "network", |spec| spec.network = "nonsense".into()).await;
     assert_refused(world, &taken.host_port.to_string(), |spec| spec.net_in = vec![NetIn::default(), taken])
         .await;
     assert_eq!(
-        world.backend().info(&other).await.expect("info").mapped_ports.map(|ports| ports.len()),
+        world.backend().info(&other).await.expect("info").mapped_ports.as_ref().map(Vec::len),
         Some(1)
     );
 }
@@ -57,8 +57,9 @@ pub async fn one_that_fails_names_what_failed_and_leaves_nothing(world: &World) 
 /// Where containers allow no more than a few ports, those of a create that failed would be missing soon.
 pub async fn one_that_fails_gives_its_ports_back(world: &World) {
     let handle = world.create_with(|spec| spec.net_in = vec![NetIn::default()]).await;
-    let taken =
-        world.backend().info(&handle).await.expect("info").mapped_ports.unwrap_or_default()[0].host_port;
+    let taken = world.backend().info(&handle).await.expect("info").mapped_ports.clone().unwrap_or_default()
+        [0]
+    .host_port;
     for _ in 0..20 {
         let mut spec = world.spec();
         spec.net_in =

@@ -297,3 +297,43 @@ pub async fn extended_attributes_go_in_and_come_out(world: &World) {
     }
     assert_eq!(values, [b"v=al\xff"]);
 }
+
+/// Each works as its name says, and shared memory holds no programs and no devices.
+pub async fn the_usual_devices_are_there(world: &World) {
+    if in_memory(world) {
+        return;
+    }
+    let script = "
+        for name in null zero full random urandom tty ptmx; do [ -c /dev/$name ] || [ -L /dev/$name ] || echo no $name; done
+        for name in fd stdin stdout stderr; do [ -L /dev/$name ] || echo no link $name; done
+        [ \"$(head -c 3 /dev/zero | od -An -tx1)\" = ' 00 00 00' ] || echo zero
+        [ $(head -c 9 /dev/urandom | wc -c) = 9 ] || echo urandom
+        [ -z \"$(cat /dev/null)\" ] || echo null
+        (echo x > /dev/full) 2> /dev/null && echo full
+        grep -q ' /dev/shm rw,nosuid,nodev,noexec,relatime .*- tmpfs ' /proc/self/mountinfo || echo shm
+        grep -q ' /dev/mqueue .* - mqueue ' /proc/self/mountinfo || echo mqueue
+        grep -q ' /dev/pts .* - devpts ' /proc/self/mountinfo || echo pts
+        grep -q ' /sys ro,' /proc/self/mountinfo || echo sys";
+    let handle = world.create().await;
+    assert_eq!(run(world, &handle, "", script).await.text(), "");
+}
+
+/// Where the kernel has it at all.
+pub async fn what_tells_of_the_host_is_masked_or_read_only(world: &World) {
+    if in_memory(world) {
+        return;
+    }
+    let script = "
+        for file in kcore keys timer_list timer_stats latency_stats sched_debug; do
+            [ ! -e /proc/$file ] || [ -z \"$(head -c 1 /proc/$file)\" ] || echo /proc/$file can be read
+        done
+        for directory in /proc/scsi /proc/acpi /sys/firmware /sys/devices/virtual/powercap; do
+            [ ! -e $directory ] || [ -z \"$(ls -A $directory)\" ] || echo $directory is not empty
+            [ ! -e $directory ] || ! touch $directory/new 2> /dev/null || echo $directory can be written
+        done
+        for name in bus fs irq sys sysrq-trigger; do
+            [ ! -e /proc/$name ] || grep -q \" /proc/$name ro[, ]\" /proc/self/mountinfo || echo /proc/$name can be written
+        done";
+    let handle = world.create().await;
+    assert_eq!(run(world, &handle, "", script).await.text(), "");
+}

@@ -95,6 +95,8 @@ macro_rules! for_each_behaviour {
                 root_owns_what_root_owns_in_the_image,
                 a_half_made_container_is_listed_on_request_only,
                 extended_attributes_go_in_and_come_out,
+                the_usual_devices_are_there,
+                what_tells_of_the_host_is_masked_or_read_only,
             }
             streams {
                 input_is_echoed_until_its_end,

@@ -117,7 +117,15 @@ pub async fn an_id_stays_taken(world: &World) {
 pub async fn running_processes_are_in_info(world: &World) {
     let handle = world.create().await;
     let ids = async || {
-        world.backend().info(&handle).await.expect("info").into_value().process_ids.unwrap_or_default()
+        world
+            .backend()
+            .info(&handle)
+            .await
+            .expect("info")
+            .into_value()
+            .process_ids
+            .clone()
+            .unwrap_or_default()
     };
     assert_eq!(ids().await, [""; 0]);
     let running = world.run(&handle, &["sleep", "1000"]).await;
@@ -324,5 +332,8 @@ pub async fn wrong_fields_are_named(world: &World) {
             "{field}"
         );
     }
-    assert_eq!(world.backend().info(&handle).await.expect("info").process_ids.unwrap_or_default(), [""; 0]);
+    assert_eq!(
+        world.backend().info(&handle).await.expect("info").process_ids.clone().unwrap_or_default(),
+        [""; 0]
+    );
 }
