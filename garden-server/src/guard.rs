@@ -129,4 +129,19 @@ mod tests {
         }
         assert!(!check_headers(true, &[("host", "localhost"), ("sec-fetch-site", "cross-site")]));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_name_below_anothers_domain_is_not_ours(name in "[a-z0-9.-]{0,20}", port in "(:[0-9]{1,5})?") {
+            let (foreign, ours) = (format!("{name}.evil.example{port}"), format!("{name}.localhost{port}"));
+            proptest::prop_assert!(!is_known(&foreign, &[]), "{}", foreign);
+            proptest::prop_assert!(is_known(&ours, &[]), "{}", ours);
+        }
+
+        #[test]
+        fn a_host_without_its_port_is_a_part_of_it(host in ".{0,30}") {
+            proptest::prop_assert!(host.starts_with(name_of(&host)));
+            is_known(&host, &[]);
+        }
+    }
 }

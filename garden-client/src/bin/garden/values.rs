@@ -118,4 +118,27 @@ mod tests {
         assert_eq!(bind_mount("/a:/b").unwrap().mode, BindMountMode::ReadOnly);
         assert!(bind_mount("/a").is_err() && bind_mount("a:/b").is_err() && bind_mount("/a:/b:x").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn an_amount_is_what_it_is_in_smaller_units(count in 0u64..1 << 24) {
+            proptest::prop_assert_eq!(bytes(&format!("{count}G")), bytes(&format!("{}kib", count << 20)));
+            proptest::prop_assert_eq!(duration(&format!("{count}h")), duration(&format!("{}ms", count * 3_600_000)));
+        }
+
+        #[test]
+        fn a_place_is_put_together_again(handle in "[a-z:]{1,8}", path in "(/[a-z:]{0,4}){1,3}") {
+            let place: Place = format!("{handle}:{path}").parse().unwrap();
+            proptest::prop_assert_eq!(format!("{}:{}", place.handle, place.path), format!("{handle}:{path}"));
+        }
+
+        #[test]
+        fn any_text_is_a_value_or_an_error(text in ".{0,20}") {
+            let _ = (text.parse::<Place>(), key_value(&text), bytes(&text), duration(&text));
+            let _ = ports(&text);
+            if let Ok(bind) = bind_mount(&text) {
+                proptest::prop_assert!(bind.src_path.starts_with('/') && bind.dst_path.starts_with('/'));
+            }
+        }
+    }
 }

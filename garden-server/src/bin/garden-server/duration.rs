@@ -51,4 +51,19 @@ mod tests {
             parse(text).unwrap_err();
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_duration_in_two_units_is_their_sum(minutes in 0u64..100_000, milliseconds in 0u64..1_000_000) {
+            let wanted = Duration::from_secs(minutes * 60) + Duration::from_millis(milliseconds);
+            proptest::prop_assert_eq!(parse(&format!("{minutes}m{milliseconds}ms")), Ok(wanted));
+        }
+
+        #[test]
+        fn any_text_is_a_duration_that_the_protocol_can_count_or_an_error(text in "[0-9.a-zµ -]{0,12}") {
+            if let Ok(duration) = parse(&text) {
+                proptest::prop_assert!(i64::try_from(duration.as_nanos()).is_ok());
+            }
+        }
+    }
 }

@@ -30,4 +30,18 @@ mod tests {
             parse(text).expect_err(text);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn a_size_is_what_its_bytes_are(mebibytes in 1u64..1 << 40) {
+            let bytes = mebibytes << 20;
+            proptest::prop_assert_eq!(parse(&bytes.to_string()), Ok(bytes));
+            proptest::prop_assert_eq!(parse(&format!("{mebibytes}M")), Ok(bytes));
+        }
+
+        #[test]
+        fn any_text_is_a_size_or_an_error(text in ".{0,12}") {
+            proptest::prop_assert!(parse(&text).is_ok_and(|bytes| bytes >= MIN_BYTES) || parse(&text).is_err());
+        }
+    }
 }
