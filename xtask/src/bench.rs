@@ -15,25 +15,34 @@ pub fn bench(arguments: &[String]) -> Outcome {
     }
 }
 
-/// What the front end costs for each request. Needs no root.
+/// What the front end costs for each request. Arguments go to `bench-http`.
 fn http(arguments: &[String]) -> Outcome {
-    build::release(&["bench-http"])?;
-    let bench = build::binary(Profile::Release, "bench-http")?;
-    let server = build::binary(Profile::Release, "garden-server")?;
-    shell::run(shell::command(bench).arg(server).args(arguments))
+    beside_a_server("bench-http", &[], |server| {
+        let mut all = vec![server.socket().display().to_string(), server.id().to_string()];
+        all.extend_from_slice(arguments);
+        all
+    })
 }
 
-/// Builds with optimisation, starts a server, and runs `bench-lifecycle` against it. Arguments go to it.
+/// How long a container's life takes. Arguments go to `bench-lifecycle`.
 fn lifecycle(arguments: &[String]) -> Outcome {
+    beside_a_server("bench-lifecycle", &["bench-floor"], |server| {
+        let mut all = vec![format!("unix:{}", server.socket().display())];
+        all.extend_from_slice(arguments);
+        all
+    })
+}
+
+/// Builds a benchmark and what it starts with optimisation, starts a server, and runs it with these arguments.
+fn beside_a_server(name: &str, started: &[&str], arguments: impl Fn(&Server) -> Vec<String>) -> Outcome {
     if !shell::is_root() {
         return Err("only root can make containers: sudo cargo xtask bench".to_owned());
     }
     setup::setup(&setup::BENCH)?;
-    build::release(&["bench-lifecycle", "bench-floor"])?;
+    build::release(&[&[name], started].concat())?;
     let server = Server::start(&build::binary(Profile::Release, "garden-server")?, "linux", "be")?;
-    let address = format!("unix:{}", server.socket().display());
-    let bench = build::binary(Profile::Release, "bench-lifecycle")?;
-    if let Err(why) = shell::run(shell::command(bench).arg(address).args(arguments)) {
+    let bench = build::binary(Profile::Release, name)?;
+    if let Err(why) = shell::run(shell::command(bench).args(arguments(&server))) {
         return Err(format!("{why}; the server's last words:\n{}", server.log()));
     }
     server.stop()

@@ -86,6 +86,11 @@ impl Server {
         Ok(())
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its unix socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.path("garden.sock")

@@ -1,9 +1,9 @@
 //! What the front end costs: the CPU time that an ordinary keep-alive request takes in `garden-server`, beside a bare
 //! hyper server that returns the same bytes and does nothing else.
 //!
-//! `bench-http GARDEN_SERVER [ROUNDS]`, with the server's binary; `cargo xtask bench http` builds both. They take turns
-//! in one sitting. What is counted is the time of the server's process, user and kernel, as the kernel accounts it:
-//! the client's own is left out.
+//! `bench-http SOCKET PID [ROUNDS]`, of a running server without containers; `cargo xtask bench http` starts one. The two
+//! take turns in one sitting. What is counted is the time of the server's process, user and kernel, as the kernel
+//! accounts it: the client's own is left out.
 
 #![forbid(unsafe_code)]
 
@@ -34,15 +34,14 @@ fn main() -> Outcome {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         [bare::MODE, socket, answers] => bare::serve(socket, Path::new(answers)),
-        [program] => bench(Path::new(program), ROUNDS),
-        [program, rounds] => bench(Path::new(program), rounds.parse()?),
-        _ => Err("usage: bench-http GARDEN_SERVER [ROUNDS]".into()),
+        [socket, pid] => bench(Server::running(socket, pid)?, ROUNDS),
+        [socket, pid, rounds] => bench(Server::running(socket, pid)?, rounds.parse()?),
+        _ => Err("usage: bench-http SOCKET PID [ROUNDS]".into()),
     }
 }
 
-fn bench(program: &Path, rounds: usize) -> Outcome {
+fn bench(garden: Server, rounds: usize) -> Outcome {
     let scratch = tempfile::tempdir()?;
-    let garden = Server::garden(program, scratch.path())?;
     let handle = fill(garden.socket())?;
     let paths = ["/ping".to_owned(), format!("/containers/{handle}/info"), "/containers".to_owned()];
 

@@ -1,4 +1,4 @@
-//! The two servers, as processes of their own.
+//! The two servers, as processes whose time is looked at.
 
 use std::{
     fs,
@@ -18,19 +18,18 @@ use crate::{Outcome, bare, load};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A server that is killed with its owner.
+/// A server.
 pub struct Server {
-    child: Child,
+    pid: Pid,
     socket: PathBuf,
+    /// Killed with this, where it was started here.
+    child: Option<Child>,
 }
 
 impl Server {
-    /// `garden-server` with containers in memory.
-    pub fn garden(program: &Path, scratch: &Path) -> Outcome<Self> {
-        let socket = scratch.join("garden.sock");
-        let mut command = Command::new(program);
-        command.args(["--backend", "fake", "--log-level", "warn", "--bind-socket"]).arg(&socket);
-        Server::start(command, socket)
+    /// One that somebody else has started.
+    pub fn running(socket: &str, pid: &str) -> Outcome<Self> {
+        Ok(Server { pid: Pid::from_raw(pid.parse()?), socket: socket.into(), child: None })
     }
 
     /// A bare one that gives these answers by path.
@@ -44,19 +43,13 @@ impl Server {
         fs::write(scratch.join("index"), index)?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(bare::MODE).arg(&socket).arg(scratch);
-        Server::start(command, socket)
-    }
-
-    fn start(mut command: Command, socket: PathBuf) -> Outcome<Self> {
         let child = command.stdin(Stdio::null()).spawn()?;
-        let mut server = Server { child, socket };
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        let server = Server { pid, socket, child: Some(child) };
         let begun = Instant::now();
         while UnixStream::connect(&server.socket).is_err() {
-            if let Some(status) = server.child.try_wait()? {
-                return Err(format!("{command:?} ended at once: {status}").into());
-            }
             if begun.elapsed() > PATIENCE {
-                return Err(format!("{command:?} does not listen after {PATIENCE:?}").into());
+                return Err(format!("the bare server does not listen after {PATIENCE:?}").into());
             }
             sleep(Duration::from_millis(5));
         }
@@ -69,15 +62,17 @@ impl Server {
 
     /// All the CPU time that its process has used.
     pub fn cpu_time(&self) -> Outcome<Duration> {
-        let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(self.child.id())?))?;
+        let clock = clock_getcpuclockid(self.pid)?;
         Ok(clock_gettime(clock)?.into())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
