@@ -142,7 +142,8 @@ impl Client {
     }
 
     /// The same server, with another limit on how long attempts are repeated, so that a server may be restarted
-    /// meanwhile: 1 s unless set; with zero there is one attempt. See [retries](Client#what-is-tried-again).
+    /// meanwhile: 1 s unless set; with zero there is one attempt, a kept connection that turns out to be dead not
+    /// counted. See [what is tried again](Client#what-is-tried-again).
     pub fn with_retries_for(self, limit: Duration) -> Self {
         self.with(|endpoint| endpoint.retry_for = limit)
     }
