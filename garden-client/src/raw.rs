@@ -28,8 +28,12 @@ pub(crate) struct Wire<'a> {
 
 impl<'a> Wire<'a> {
     pub async fn open(endpoint: &'a Endpoint) -> Result<Self> {
-        let (reader, writer) = tokio::io::split(endpoint.connect().await?);
-        Ok(Wire { endpoint, reader: Reader::new(reader), writer })
+        Ok(Wire::over(endpoint, endpoint.connect().await?))
+    }
+
+    pub fn over(endpoint: &'a Endpoint, socket: Socket) -> Self {
+        let (reader, writer) = tokio::io::split(socket);
+        Wire { endpoint, reader: Reader::new(reader), writer }
     }
 
     /// Sends the call, with these further header fields, and reads the head of its answer.

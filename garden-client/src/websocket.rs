@@ -20,6 +20,7 @@ use crate::{
     address::{Endpoint, Socket},
     http::Call,
     raw::{Head, Wire},
+    retry::Backoff,
 };
 
 /// A process that this client is attached to.
@@ -33,9 +34,15 @@ pub(crate) struct Attached {
 /// Whether the server has process streams of this kind.
 pub(crate) async fn are_there(endpoint: &Endpoint) -> Result<bool> {
     let call = Call::new(Route::Ping, &[]);
-    let head = Wire::open(endpoint).await?.ask(&call, &extensions()).await?;
-    // Whether it can serve just now is another question.
-    Ok(has_process_streams(&head))
+    let mut backoff = Backoff::new(endpoint.retry_for);
+    loop {
+        let socket = endpoint.connect_with(&mut backoff).await?;
+        match Wire::over(endpoint, socket).ask(&call, &extensions()).await {
+            Err(Error::Connection { .. }) if backoff.pause().await => {}
+            // Whether it can serve just now is another question.
+            head => return Ok(has_process_streams(&head?)),
+        }
+    }
 }
 
 /// Starts a process with this JSON for a spec, and attaches to it. None: the server has no such thing, and nothing
@@ -58,7 +65,16 @@ pub(crate) async fn run(endpoint: &Endpoint, handle: &str, spec: Vec<u8>) -> Res
         return Err(call.context(endpoint).malformed(&"it names no process"));
     }
     // From the start: somebody else may have attached since.
-    upgrade(wire, handle, process_id, "from=start&windows=true").await
+    let attached = upgrade(wire, handle, process_id.clone(), "from=start&windows=true").await;
+    // It must not be started once more, whatever becomes of its streams.
+    let why = match attached {
+        Ok(None) => "the server has no websockets any more".to_owned(),
+        Err(Error::Connection { message }) => message,
+        answered => return answered,
+    };
+    let why = why.trim_end_matches("; try again");
+    let message = format!("run: process {process_id} was started, but not attached to: {why}; attach to it");
+    Err(Error::Connection { message })
 }
 
 /// Attaches to a process. None: the server has no such thing.

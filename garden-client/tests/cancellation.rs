@@ -3,6 +3,8 @@
 //! The server is on threads of its own, so that every task of the runtime is the client's.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
@@ -21,8 +23,10 @@ use garden_client::{
     Backend, ByteStream, Client, ContainerSpec, FilesQuery, ProcessSpec,
     protocol::{NetOutRule, Signal},
 };
+use support::RealServer;
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     runtime::Handle,
     sync::Notify,
     time::{Instant, sleep},
@@ -167,7 +171,14 @@ fn operations(client: &Client) -> Vec<(&'static str, Work<'_>)> {
             Box::pin(async move { drop(client.stream_out("c", FilesQuery::default()).await) })
         }),
         ("run", Box::pin(async move { drop(client.run("c", cat()).await) })),
-        ("attach", Box::pin(async move { drop(client.attach("c", "p").await) })),
+        ("run with classic streams", {
+            let client = client.clone().with_classic_streams();
+            Box::pin(async move { drop(client.run("c", cat()).await) })
+        }),
+        ("attach with classic streams", {
+            let client = client.clone().with_classic_streams();
+            Box::pin(async move { drop(client.attach("c", "p").await) })
+        }),
         ("run_and_collect", Box::pin(async move { drop(client.run_and_collect("c", cat()).await) })),
     ]
 }
@@ -210,7 +221,7 @@ async fn a_dropped_tar_leaves_nothing() {
 #[tokio::test]
 async fn a_dropped_process_leaves_nothing() {
     let server = Server::saying(PROCESS);
-    let client = server.client();
+    let client = server.client().with_classic_streams();
     let process = client.run("c", cat()).await.unwrap();
     let mut stdout = process.stdout.open();
     stdout.next().await.unwrap().unwrap();
@@ -221,6 +232,46 @@ async fn a_dropped_process_leaves_nothing() {
     tokio::task::yield_now().await;
     drop((process, stdout));
     server.sees_nothing_left("a process with an output").await;
+}
+
+#[tokio::test]
+async fn a_dropped_process_over_a_websocket_leaves_nothing() {
+    // On a runtime of its own, whose tasks are not counted here.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.spawn(RealServer::start()).await.unwrap();
+    let client = server.client();
+    client.create(ContainerSpec { handle: "c".into(), ..ContainerSpec::default() }).await.unwrap();
+    let script = "echo out; echo err >&2; sleep 10000";
+    let process = client.run("c", ProcessSpec::new("sh", ["-c", script])).await.unwrap();
+    let (mut stdout, stderr) = (process.stdout.open(), process.stderr.open());
+    assert_eq!(stdout.next().await.unwrap().unwrap(), "out\n");
+    let input = Bytes::from(vec![b'x'; 16 << 20]);
+    assert!(process.control.write_stdin(input).now_or_never().is_none());
+    tokio::task::yield_now().await;
+    drop((process, stdout, stderr, client));
+
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let deadline = Instant::now() + LIMIT;
+    // Its own connection is one.
+    while tasks() > 0 || connections(&server).await > 1 {
+        assert!(Instant::now() < deadline, "{} tasks, {} connections", tasks(), connections(&server).await);
+        sleep(Duration::from_millis(1)).await;
+    }
+    drop(server);
+    runtime.shutdown_background();
+}
+
+/// The connections that the server has, by its own count.
+async fn connections(server: &RealServer) -> u32 {
+    let address = server.address();
+    let path = address.strip_prefix("unix:").unwrap();
+    let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let counted = answer.lines().find_map(|line| line.strip_prefix("garden_connections "));
+    counted.unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -135,6 +135,43 @@ async fn a_handshake_that_was_not_asked_for_is_refused() {
 }
 
 #[tokio::test]
+async fn what_kind_of_streams_there_are_is_asked_again_and_a_process_never() {
+    // Dies on the way of everything, later each time.
+    let server = Scripted::start(|number, mut peer| async move {
+        let request = peer.request().await;
+        assert_eq!(request.starts_with("GET /ping "), number < 2, "{number}: {request}");
+        if number == 1 {
+            peer.send(extended("200 OK", "{}")).await;
+        }
+    });
+    let error = run(&client(&server)).await.unwrap_err();
+    assert!(error.to_string().contains("may have been done"), "{error}");
+    assert_eq!(server.connections(), 3);
+
+    // Or has no websocket after all; or dies when it is asked for one.
+    for end in [answer("404 Not Found", "404 page not found\n"), String::new()] {
+        let server = Scripted::start(move |number, mut peer: Peer| {
+            let end = end.clone();
+            async move {
+                peer.request().await;
+                if number == 0 {
+                    return peer.send(extended("200 OK", "{}")).await;
+                }
+                peer.send(extended("201 Created", "{\"process_id\":\"p\"}")).await;
+                peer.request().await;
+                peer.send(end).await;
+            }
+        });
+        let error = run(&client(&server)).await.unwrap_err();
+        assert!(matches!(&error, Error::Connection { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.starts_with("run: process p was started, but not attached to: "), "{text}");
+        assert!(text.ends_with("; attach to it") && !text.contains("try again"), "{text}");
+        assert_eq!(server.connections(), 2);
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_makes_no_sense_is_left() {
     for (frames, text) in [
         (vec![frame(1, b"text")], "carries a text"),

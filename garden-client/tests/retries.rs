@@ -62,7 +62,8 @@ async fn what_changes_something_is_sent_once_wherever_the_server_dies() {
 #[tokio::test]
 async fn a_process_is_asked_for_once() {
     let server = Scripted::start(|_, mut peer| async move { drop(peer.request().await) });
-    let client = server.client().with_retries_for(support::LIMIT);
+    // How it is with websockets is in `discovery`.
+    let client = server.client().with_retries_for(support::LIMIT).with_classic_streams();
     let error = client.run("c1", ProcessSpec::default()).await.unwrap_err();
     assert!(matches!(&error, Error::Connection { .. }), "{error:?}");
     assert_eq!(server.connections(), 1);
