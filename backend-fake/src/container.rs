@@ -173,7 +173,7 @@ impl Container {
         let mut state = lock(&self.state);
         self.check_open(&state)?;
         if state.processes.contains_key(&process.id) {
-            return Err(Error::Failed { message: format!("process '{}' already exists", process.id) });
+            return Err(Error::Failed { message: format!("process {} already exists", process.id) });
         }
         state.processes.insert(process.id.clone(), process);
         Ok(())

@@ -103,11 +103,11 @@ pub async fn an_id_stays_taken(world: &World) {
     let spec = ProcessSpec { id: "the-id".into(), ..command_spec(&["cat"]) };
     let process = world.backend().run(&handle, spec.clone()).await.expect("run");
     assert_eq!(process.id, "the-id");
-    assert_fails_with(world.backend().run(&handle, spec.clone()).await, "already exists");
+    assert_fails_with(world.backend().run(&handle, spec.clone()).await, "process the-id already exists");
     process.control.write_stdin("unharmed".into()).await.expect("write");
     process.control.close_stdin().await.expect("close stdin");
     assert_eq!(end(process).await.text(), "unharmed");
-    assert_fails_with(world.backend().run(&handle, spec.clone()).await, "already exists");
+    assert_fails_with(world.backend().run(&handle, spec.clone()).await, "process the-id already exists");
     let other = world.create().await;
     let process = world.backend().run(&other, spec).await.expect("run in another container");
     assert_eq!(signalled(process, Signal::Kill).await, 137);
