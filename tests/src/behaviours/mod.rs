@@ -101,6 +101,8 @@ macro_rules! for_each_behaviour {
             streams {
                 input_is_echoed_until_its_end,
                 input_is_binary_safe,
+                an_output_that_is_not_read_on_holds_up_nothing_else,
+                an_output_that_is_never_opened_holds_up_nothing,
                 much_input_arrives,
                 much_output_arrives,
                 output_arrives_in_its_order,
