@@ -1,6 +1,10 @@
 //! A reader of an output that comes over a process's websocket.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -14,8 +18,10 @@ use crate::{
 
 /// How much of an output may be on its way, and waits here if its reader does not take it.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// More is asked for when this much was taken.
+/// More is asked for when this much was taken,
 const ASK_BYTES: u32 = WINDOW_BYTES / 4;
+/// or anything, and the last time was so long ago: by that a slow reader is told from one that takes nothing.
+const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// What comes of an output over a websocket.
 pub(crate) enum Piece {
@@ -46,13 +52,15 @@ struct Reader {
     /// Whether anything has come.
     begun: bool,
     ended: bool,
+    /// Since it was last asked for more.
     taken_bytes: u32,
+    asked_at: Instant,
 }
 
 impl Reader {
     fn new(link: Arc<Link>, channel: Channel, pieces: Pieces) -> Self {
         link.ask_for(channel, WINDOW_BYTES);
-        Reader { link, channel, pieces, begun: false, ended: false, taken_bytes: 0 }
+        Reader { link, channel, pieces, begun: false, ended: false, taken_bytes: 0, asked_at: Instant::now() }
     }
 
     fn into_stream(self, source: OutputSource) -> ByteStream {
@@ -74,7 +82,9 @@ impl Reader {
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         // Whoever asks for more has taken what there was.
-        if self.taken_bytes >= ASK_BYTES {
+        let is_time = || self.asked_at.elapsed() >= ASK_AFTER;
+        if self.taken_bytes >= ASK_BYTES || (self.taken_bytes > 0 && is_time()) {
+            self.asked_at = Instant::now();
             self.link.ask_for(self.channel, std::mem::take(&mut self.taken_bytes));
         }
         match self.pieces.recv().await {

@@ -253,3 +253,30 @@ async fn a_write_that_is_not_waited_for_cuts_no_message() {
     assert!(stdout[..stdout.len() - 3].iter().all(|byte| *byte == b'x'));
     assert_eq!(process.exit.await, Ok(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_slow_but_alive_loses_nothing() {
+    let mut options = FakeOptions { ring_bytes: 64 << 10, ..FakeOptions::default() };
+    options.programs.insert("much", |context: Context| async move {
+        context.read_stdin().await;
+        for _ in 0..32 {
+            context.print(vec![b'x'; 64 << 10]).await;
+        }
+        Ok(0)
+    });
+    let server = RealServer::with(options).await;
+    create(&server.client()).await;
+    let process = run(&server.client(), "much").await;
+    let mut stdout = process.stdout.open();
+    assert!(stdout.next().now_or_never().is_none());
+    process.control.write_stdin("go".into()).await.unwrap();
+    // Together longer than a reader may take nothing, and each less than would be asked for again at once.
+    let mut taken = 0;
+    for _ in 0..4 {
+        taken += stdout.next().await.unwrap().unwrap().len();
+        tokio::time::sleep(Duration::from_millis(1700)).await;
+    }
+    assert!(taken <= 256 << 10, "{taken} bytes in four pieces");
+    assert_eq!(taken + read(stdout).await.len(), 2 * MIB);
+    assert_eq!(timeout(LIMIT, process.exit).await.unwrap(), Ok(0));
+}
