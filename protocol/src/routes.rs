@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::LazyLock};
 
 use crate::{Error, Result, extension};
 
-/// Every operation of the protocol, and of its [extension](crate::extension).
+/// Every operation of the protocol, and of its [extension](mod@crate::extension).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Route {
