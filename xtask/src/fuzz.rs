@@ -8,7 +8,7 @@ use crate::{Outcome, shell};
 const SECONDS: u32 = 60;
 /// An input on which a target takes longer than this is a failure: parsers take linear time.
 const INPUT_SECONDS: u32 = 10;
-/// Bounds of 64 KiB can be crossed. Inputs grow towards this for as long as longer ones reach more: in hours, not minutes.
+/// Inputs grow towards this for as long as longer ones reach more: in hours, not minutes.
 const INPUT_MAX_BYTES: u32 = 256 * 1024;
 /// What a target may hold, with libFuzzer's own corpus.
 const MEMORY_MAX_MB: u32 = 1024;
