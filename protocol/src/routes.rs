@@ -198,7 +198,8 @@ fn no_route(path: &str) -> Match {
 /// Undoes query escaping: `%2F` is `/`, `+` a space. None for a broken escape; bytes that are not UTF-8 become
 /// U+FFFD.
 pub fn unescape(text: &str) -> Option<String> {
-    if !text.bytes().any(|byte| matches!(byte, b'+' | b'%')) {
+    // No early exit: so it is done many bytes at a time.
+    if !text.bytes().fold(false, |any, byte| any | matches!(byte, b'+' | b'%')) {
         return Some(text.to_owned());
     }
     let mut bytes = Vec::with_capacity(text.len());
