@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use protocol::{ByteStream, Output};
+use protocol::{Output, OutputReader};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::sync::lock;
@@ -139,19 +139,32 @@ impl Ring {
 
     fn output_at(self: &Arc<Self>, position: u64) -> Output {
         let ring = self.clone();
-        Output::new(move || ring.open(position))
+        Output::with_progress(move || ring.open(position))
     }
 
-    fn open(self: &Arc<Self>, position: u64) -> ByteStream {
+    fn open(self: &Arc<Self>, position: u64) -> OutputReader {
         let mut state = lock(&self.state);
         let id = state.next_reader;
         state.next_reader += 1;
         state.readers.insert(id, Mark { passed_on: position, progressed_at: Instant::now() });
         drop(state);
         let reader = Reader { ring: self.clone(), id, position };
-        Box::pin(futures_util::stream::unfold(reader, |mut reader| async move {
+        let stream = futures_util::stream::unfold(reader, |mut reader| async move {
             reader.next().await.map(|chunk| (Ok(chunk), reader))
-        }))
+        });
+        let ring = self.clone();
+        OutputReader::new(Box::pin(stream), move |bytes| {
+            ring.passed_on(id, |mark| mark.passed_on += bytes as u64);
+        })
+    }
+
+    /// Notes that a reader's client has taken something.
+    fn passed_on(&self, id: u64, change: impl FnOnce(&mut Mark)) {
+        if let Some(mark) = lock(&self.state).readers.get_mut(&id) {
+            change(mark);
+            mark.progressed_at = Instant::now();
+        }
+        self.changed.notify_waiters();
     }
 }
 
@@ -164,17 +177,22 @@ struct Reader {
 impl Reader {
     async fn next(&mut self) -> Option<Bytes> {
         let ring = self.ring.clone();
-        self.pass_on();
+        // Asked again: everything read so far has reached its client.
+        ring.passed_on(self.id, |mark| mark.passed_on = self.position);
         loop {
             let mut changed = pin!(ring.changed.notified());
             changed.as_mut().enable();
             {
-                let state = lock(&ring.state);
+                let mut state = lock(&ring.state);
                 self.position = self.position.max(state.start);
                 let at = (self.position - state.start) as usize;
                 let until = state.held.len().min(at + CHUNK_BYTES);
                 let chunk: Bytes = state.held.range(at.min(until)..until).copied().collect();
                 if !chunk.is_empty() {
+                    if let Some(mark) = state.readers.get_mut(&self.id) {
+                        // Later than it was, if a stalled reader lost some.
+                        mark.passed_on = self.position;
+                    }
                     self.position += chunk.len() as u64;
                     return Some(chunk);
                 }
@@ -184,15 +202,6 @@ impl Reader {
             }
             changed.await;
         }
-    }
-
-    /// Notes that everything read so far has reached its client.
-    fn pass_on(&self) {
-        if let Some(mark) = lock(&self.ring.state).readers.get_mut(&self.id) {
-            mark.passed_on = self.position;
-            mark.progressed_at = Instant::now();
-        }
-        self.ring.changed.notify_waiters();
     }
 }
 
@@ -218,7 +227,7 @@ mod tests {
         (Ring::new(capacity_bytes, dropped.clone()), dropped)
     }
 
-    async fn rest(stream: ByteStream) -> Vec<u8> {
+    async fn rest(stream: protocol::ByteStream) -> Vec<u8> {
         let chunks: Vec<_> = stream.map(|chunk| chunk.unwrap()).collect().await;
         chunks.concat()
     }
@@ -264,6 +273,29 @@ mod tests {
         ring.write(b"ef").await;
         assert_eq!(begun.elapsed(), STALL);
         assert_eq!(dropped.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_passes_a_chunk_on_slowly_does_not_stall() {
+        let (ring, dropped) = ring(4);
+        let mut reader = ring.from_start().reader();
+        ring.write(b"abcd").await;
+        assert_eq!(reader.next().await.unwrap().unwrap(), "abcd");
+        let writer = tokio::spawn({
+            let ring = ring.clone();
+            async move {
+                ring.write(b"efgh").await;
+                ring.end();
+            }
+        });
+        for _ in 0..4 {
+            tokio::time::sleep(STALL * 4 / 5).await;
+            reader.passed_on(1);
+        }
+        let rest: Vec<_> = reader.map(|chunk| chunk.unwrap()).collect().await;
+        assert_eq!(rest.concat(), b"efgh");
+        writer.await.unwrap();
+        assert_eq!(dropped.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]

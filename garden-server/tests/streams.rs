@@ -145,6 +145,63 @@ async fn a_half_closed_reader_still_gets_the_output() {
 }
 
 #[tokio::test]
+async fn a_reader_that_is_slow_but_alive_loses_nothing() {
+    const CHUNKS: usize = 32;
+    const CHUNK: &[u8] = &[b'x'; 64 * 1024];
+    let mut options = FakeOptions { ring_bytes: 256 * 1024, ..FakeOptions::default() };
+    options.programs.insert("much", |context: backend_fake::Context| async move {
+        context.read_stdin().await;
+        for _ in 0..CHUNKS {
+            context.print(CHUNK).await;
+        }
+        Ok(0)
+    });
+    let server = Server::with_options(options).await;
+    server.create("c1").await;
+    let (mut raw, id) = server.run(r#"{"id":"p","path":"much"}"#).await;
+    let mut reader = server.connect().await;
+    reader.request(&stdout_path("p", &id), "").await;
+    raw.send("{\"source\":0,\"data\":\"go\"}").await;
+    // At a pace at which the kernel calls the connection writable only every ten seconds.
+    let mut received = 0;
+    for _ in 0..48 {
+        received += reader.some(4096).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(received + reader.rest().await.len(), CHUNKS * CHUNK.len());
+    assert_eq!(raw.payload().await["exit_status"], 0);
+    assert_eq!(metric(&server, "garden_dropped_output_bytes_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_holds_its_own_process_up_for_five_seconds() {
+    const CHUNKS: usize = 64;
+    const CHUNK: &[u8] = &[b'x'; 64 * 1024];
+    let mut options = FakeOptions { ring_bytes: 256 * 1024, ..FakeOptions::default() };
+    options.programs.insert("much", |context: backend_fake::Context| async move {
+        context.read_stdin().await;
+        for _ in 0..CHUNKS {
+            context.print(CHUNK).await;
+        }
+        Ok(0)
+    });
+    let server = Server::with_options(options).await;
+    server.create("c1").await;
+    let (mut raw, id) = server.run(r#"{"id":"p","path":"much"}"#).await;
+    let mut dead = server.connect().await;
+    dead.request(&stdout_path("p", &id), "").await;
+    let begun = std::time::Instant::now();
+    raw.send("{\"source\":0,\"data\":\"go\"}").await;
+    assert_eq!(raw.payload().await["exit_status"], 0);
+    assert!(begun.elapsed() >= Duration::from_secs(5), "nobody waited: {:?}", begun.elapsed());
+    let dropped = metric(&server, "garden_dropped_output_bytes_total").await as usize;
+    // What the server held of what the ring let go of counts as dropped, and arrives.
+    let seen = dead.rest().await.len() + dropped;
+    let all = CHUNKS * CHUNK.len();
+    assert!((all..=all + CHUNK.len()).contains(&seen), "{seen} of {all}");
+}
+
+#[tokio::test]
 async fn a_reader_that_does_not_read_holds_nobody_else_up() {
     const CHUNK: &[u8] = &[b'x'; 64 * 1024];
     let mut options = FakeOptions { ring_bytes: 32 << 20, ..FakeOptions::default() };

@@ -185,13 +185,23 @@ async fn fifty_megabytes_in_one_message_and_out_again_take_little_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_streams_are_served_at_once() {
-    if !can_make_containers() {
-        return;
+async fn a_thousand_streams_of_containers_are_served_at_once() {
+    if can_make_containers() {
+        a_thousand_streams(Killable::new()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_streams_of_the_fake_are_served_at_once() {
+    // The soft limit that many systems start a service with.
+    let server = Killable::new().started_by(&["prlimit", "--nofile=1024:"]);
+    a_thousand_streams(server.with_options(&["--backend", "fake"])).await;
+}
+
+async fn a_thousand_streams(server: Killable) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit of open files");
-    let server = server_with("streams-many", Killable::new()).await;
+    let server = server_with("streams-many", server).await;
     let socket = server.path("socket");
     // Four streams each.
     let mut all: Vec<_> = (0..250)
@@ -202,9 +212,8 @@ async fn a_thousand_streams_are_served_at_once() {
             (number, echo, stderr, attached)
         })
         .collect();
-    for kind in ["process", "output"] {
-        assert_eq!(metric(&socket, &format!("garden_open_streams{{kind=\"{kind}\"}}")), 500, "{kind}");
-    }
+    let open = |kind| metric(&socket, &format!("garden_open_streams{{kind=\"{kind}\"}}"));
+    assert_eq!((open("process"), open("output")), (500, 500));
     for (number, _, _, attached) in &all {
         send(attached, &format!("to {number}\\n"));
     }
@@ -216,6 +225,22 @@ async fn a_thousand_streams_are_served_at_once() {
         assert_eq!(echo.process.exit_status().expect("the end"), 0, "{number}");
         assert_eq!(attached.exit_status().expect("the end"), 0, "{number}");
         assert_eq!((count(echo.stdout).expect("stdout"), count(stderr).expect("stderr")), (0, 0));
+    }
+
+    // And each client that leaves is noticed, though nothing is written.
+    let silent: Vec<_> = (0..250)
+        .map(|_| {
+            let process = Process::run(&socket, "streams-many", &["sleep", "1000"]).expect("run");
+            let outputs = ["stdout", "stderr", "stderr"].map(|which| process.output(&socket, which));
+            (process, outputs)
+        })
+        .collect();
+    assert_eq!((open("process"), open("output")), (250, 750));
+    drop(silent);
+    let begun = Instant::now();
+    while (open("process"), open("output")) != (0, 0) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "clients that left count as there");
+        thread::sleep(Duration::from_millis(20));
     }
     finish(server).await;
 }

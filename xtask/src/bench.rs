@@ -11,7 +11,8 @@ use crate::{
 pub fn bench(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((which, rest)) if which == "http" => http(rest),
-        _ => lifecycle(arguments),
+        Some((which, rest)) if which == "stream" => against_a_server("bench-stream", &[], rest),
+        _ => against_a_server("bench-lifecycle", &["bench-floor"], arguments),
     }
 }
 
@@ -24,9 +25,9 @@ fn http(arguments: &[String]) -> Outcome {
     })
 }
 
-/// How long a container's life takes. Arguments go to `bench-lifecycle`.
-fn lifecycle(arguments: &[String]) -> Outcome {
-    beside_a_server("bench-lifecycle", &["bench-floor"], |server| {
+/// Runs `name` with the server's address and these arguments.
+pub fn against_a_server(name: &str, started: &[&str], arguments: &[String]) -> Outcome {
+    beside_a_server(name, started, |server| {
         let mut all = vec![format!("unix:{}", server.socket().display())];
         all.extend_from_slice(arguments);
         all
@@ -36,7 +37,7 @@ fn lifecycle(arguments: &[String]) -> Outcome {
 /// Builds a benchmark and what it starts with optimisation, starts a server, and runs it with these arguments.
 fn beside_a_server(name: &str, started: &[&str], arguments: impl Fn(&Server) -> Vec<String>) -> Outcome {
     if !shell::is_root() {
-        return Err("only root can make containers: sudo cargo xtask bench".to_owned());
+        return Err("only root can make containers: sudo cargo xtask ...".to_owned());
     }
     setup::setup(&setup::BENCH)?;
     build::release(&[&[name], started].concat())?;

@@ -34,8 +34,10 @@ cargo xtask COMMAND
   conformance  the conformance suite on every backend, directly and through HTTP, as a table: docs/CONFORMANCE.md
            (conformance ADDRESS, as unix:/PATH or tcp:HOST:PORT: any Garden server there too)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
-           (bench http: the CPU time of a request beside a bare hyper server)
+           (bench http: the CPU time of a request beside a bare hyper server;
+           bench stream: a process's output to a client beside a bare copy; bench stream N: N GiB)
   fuzz     the fuzz targets, led by coverage, a minute each; fuzz TARGET: that one; fuzz --seconds N: N seconds each
+  soak     10,000 processes that end at once, their output read late, every byte compared; soak N: N of them
   build    everything, debug; build --release: with optimisation
   setup    install what the system lacks (Debian, as root), or list it
   help     this text
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         ("conformance", [address]) => conformance::conformance(Some(address)),
         ("bench", _) => bench::bench(&rest),
         ("fuzz", _) => fuzz::fuzz(&rest),
+        ("soak", _) => bench::against_a_server("soak-streams", &[], &rest),
         ("build", []) => build::workspace(build::Profile::Debug),
         ("build", [flag]) if flag == "--release" => build::workspace(build::Profile::Release),
         ("setup", []) => setup::setup(&setup::ALL),

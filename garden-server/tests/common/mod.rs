@@ -218,6 +218,15 @@ impl Raw {
         self.buffer.drain(..count).collect()
     }
 
+    /// Reads once, at most this much; says how much.
+    pub async fn some(&mut self, most: usize) -> usize {
+        let mut piece = vec![0; most];
+        match self.buffer.is_empty() {
+            true => within(self.stream.read(&mut piece)).await.unwrap(),
+            false => self.buffer.drain(..most.min(self.buffer.len())).count(),
+        }
+    }
+
     /// Everything up to the end of the connection.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}

@@ -108,6 +108,8 @@ macro_rules! for_each_behaviour {
                 output_arrives_in_its_order,
                 two_readers_of_an_output_each_get_everything,
                 output_can_be_read_after_the_exit,
+                output_can_be_opened_long_after_the_exit,
+                a_client_that_does_not_read_holds_up_its_own_process_only,
                 output_can_be_read_again,
                 attach_to_an_ended_process_gives_its_exit_status,
                 attach_to_an_unknown_process_is_refused,

@@ -1,8 +1,11 @@
 //! Input and output of processes, and attaching to them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use futures_util::{StreamExt, future::join};
-use protocol::{Error, ProcessSpec, Signal};
+use futures_util::{FutureExt, StreamExt, future::join};
+use protocol::{Error, Process, ProcessSpec, Signal};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     files::collect,
@@ -123,6 +126,54 @@ pub async fn output_can_be_read_after_the_exit(world: &World) {
     assert_eq!(process.exit.await, Ok(4));
     assert_eq!(collect(process.stdout.open()).await.expect("stdout"), b"out\n");
     assert_eq!(collect(process.stderr.open()).await.expect("stderr"), b"err\n");
+}
+
+/// A minute is for clients that are slow to open their streams.
+pub async fn output_can_be_opened_long_after_the_exit(world: &World) {
+    let handle = world.create().await;
+    let process = world.run(&handle, &["head", "-c", "400000", "/dev/zero"]).await;
+    let Process { stdout, exit, .. } = process;
+    assert_eq!(exit.await, Ok(0));
+    // In memory that takes no time.
+    let in_memory = !world.traits().real && !world.traits().over_http;
+    tokio::time::sleep(Duration::from_secs(if in_memory { 59 } else { 2 })).await;
+    assert_eq!(collect(stdout.open()).await.expect("stdout").len(), 400_000);
+}
+
+/// A client that has opened its stream and does not read holds its own process up, and for no longer than five seconds.
+pub async fn a_client_that_does_not_read_holds_up_its_own_process_only(world: &World) {
+    // Much more than a ring and all that lies between it and a client hold.
+    const SIZE: usize = 40_000_000;
+    let handle = world.create().await;
+    let script = format!("echo first; cat >/tmp/input; head -c {SIZE} /dev/zero");
+    let writer = world.run(&handle, &["sh", "-c", &script]).await;
+    let mut stalled = writer.stdout.open();
+    assert_eq!(stalled.next().await.expect("output").expect("output"), "first\n");
+    writer.control.close_stdin().await.expect("close stdin");
+
+    let other = world.run(&handle, &["cat"]).await;
+    let mut echo = other.stdout.open();
+    let end = writer.exit;
+    tokio::pin!(end);
+    let mut rounds = 0;
+    let status = loop {
+        let round = async {
+            other.control.write_stdin("ping\n".into()).await.expect("write");
+            let begun = Instant::now();
+            assert_eq!(echo.next().await.expect("an echo").expect("an echo"), "ping\n");
+            assert!(begun.elapsed() < Duration::from_secs(4), "held up for {:?}", begun.elapsed());
+            sleep(Duration::from_millis(100)).await;
+        };
+        round.await;
+        rounds += 1;
+        if let Some(status) = end.as_mut().now_or_never() {
+            break status;
+        }
+    };
+    assert_eq!(status, Ok(0));
+    assert!(rounds > 1, "nobody waited for the reader");
+    other.control.close_stdin().await.expect("close stdin");
+    assert_eq!(other.exit.await, Ok(0));
 }
 
 /// Each opening begins at the same place.

@@ -75,8 +75,21 @@ fn fake(options: &Options, reason: String) -> Result<Chosen, String> {
     }
     fake_options.port_pool_start = options.port_pool_start;
     fake_options.port_pool_size = options.port_pool_size;
+    raise_descriptor_limit();
     let backend = Arc::new(backend_fake::FakeBackend::with_options(fake_options));
     Ok(Chosen { backend, name: "fake", reason })
+}
+
+/// Lets this server have as many descriptors open as it may: each stream takes two. The Linux backend does the same for
+/// itself, and keeps the limit that was there for its containers.
+#[cfg(feature = "fake")]
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 #[cfg(not(feature = "fake"))]
