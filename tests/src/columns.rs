@@ -72,6 +72,7 @@ fn fake_traits() -> Traits {
     Traits {
         real: false,
         over_http: false,
+        classic_streams: false,
         exclusive: true,
         rootfs: String::new(),
         user: User { name: "vcap".into(), id: 1000 },

@@ -29,6 +29,8 @@ pub struct Traits {
     pub real: bool,
     /// Between the behaviour and the backend are this project's client and a server, which speak Garden's HTTP.
     pub over_http: bool,
+    /// Processes are carried by Garden's classic streams, whose input is text.
+    pub classic_streams: bool,
     /// Nobody else uses the backend, and it allows only a few containers.
     pub exclusive: bool,
     /// The root filesystem that containers are made from, as a spec names it; empty: the backend's default.

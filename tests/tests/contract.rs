@@ -115,7 +115,7 @@ fn as_many_containers_are_promised_as_the_pool_can_bear() {
             Box::pin(async move {
                 let capacity = world.backend().capacity().await.expect("capacity");
                 assert_eq!(capacity.max_containers, 16);
-                for _ in 1..capacity.max_containers {
+                for _ in 0..capacity.max_containers {
                     world.create().await;
                 }
                 assert_fails_with(world.backend().create(world.spec()).await, "max containers reached");

@@ -3,7 +3,10 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::net::UnixStream,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -18,6 +21,9 @@ use crate::{
 /// How long a server may take to listen, and to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long another of these commands on this host is waited for.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(600);
+
 /// A running server with a folder, socket and tag of its own.
 pub struct Server {
     child: Child,
@@ -27,11 +33,14 @@ pub struct Server {
     /// Where its depot is: what belongs on `/run`.
     _run: TempDir,
     tcp: String,
+    /// What makes it the only one of its kind on this host.
+    _claim: Option<UnixListener>,
 }
 
 impl Server {
     /// Starts one and waits until it listens. `tag` sets what it makes on the host apart from other servers' things.
     pub fn start(program: &Path, backend: &str, tag: &str) -> Result<Self, String> {
+        let claim = if backend == "linux" { Some(claim_host()?) } else { None };
         let directory = TempDir::new(tag)?;
         let run = TempDir::in_memory(&format!("{tag}-run"))?;
         let port = free_port()?;
@@ -64,6 +73,7 @@ impl Server {
             directory,
             _run: run,
             tcp: format!("127.0.0.1:{port}"),
+            _claim: claim,
         };
         server.wait_until_it_listens()?;
         Ok(server)
@@ -156,6 +166,23 @@ impl Drop for Server {
             let _ = self.child.kill();
             let _ = self.child.wait();
             let _ = self.cleanup().stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// Waits until no other of these commands has a server that makes containers: they would have the same addresses, and
+/// with the same tag destroy each other's containers. An abstract socket is free again however its owner ended.
+fn claim_host() -> Result<UnixListener, String> {
+    let address = SocketAddr::from_abstract_name("garden-xtask")
+        .map_err(|error| format!("cannot name this host's claim: {error}"))?;
+    let begun = Instant::now();
+    loop {
+        match UnixListener::bind_addr(&address) {
+            Ok(claim) => return Ok(claim),
+            Err(error) if begun.elapsed() > PATIENCE_WITH_OTHERS => {
+                return Err(format!("another xtask on this host still has a server of its own: {error}"));
+            }
+            Err(_) => sleep(Duration::from_millis(50)),
         }
     }
 }

@@ -25,8 +25,8 @@ pub async fn input_is_echoed_until_its_end(world: &World) {
     assert_eq!(process.exit.await, Ok(0));
 }
 
-/// All byte values, in pieces that cut characters. Over Garden's own streams input is text, so that a client of some
-/// other server may refuse it, but never damage it.
+/// All byte values, in pieces that cut characters. Over Garden's classic streams input is text: the client may refuse
+/// it, but never damage it.
 pub async fn input_is_binary_safe(world: &World) {
     let handle = world.create().await;
     let process = world.run(&handle, &["cat"]).await;
@@ -34,8 +34,8 @@ pub async fn input_is_binary_safe(world: &World) {
     let writing = async {
         for piece in sent.chunks(7001) {
             match process.control.write_stdin(Bytes::copy_from_slice(piece)).await {
-                Err(Error::Invalid { field: "data", .. }) if !world.traits().exclusive => {
-                    world.skip("this server's streams carry text only");
+                Err(Error::Invalid { field: "data", .. }) if world.traits().classic_streams => {
+                    world.skip("Garden's classic streams carry input as JSON strings, which hold text only");
                     process.control.signal(Signal::Kill).await.expect("kill");
                     return false;
                 }

@@ -21,8 +21,9 @@ use table::Column;
 /// The table that is committed.
 const PAGE: &str = "docs/CONFORMANCE.md";
 
-/// Where the suite's test program finds a server.
+/// Where the suite's test program finds a server, and how it is to use it.
 const ADDRESS: &str = "GARDEN_CONFORMANCE_ADDRESS";
+const STREAMS: &str = "GARDEN_CONFORMANCE_STREAMS";
 
 /// A column without a server of its own: name, test program, whether it makes containers, what it is.
 const IN_PROCESS: &[(&str, &str, bool, &str)] = &[
@@ -42,12 +43,33 @@ const IN_PROCESS: &[(&str, &str, bool, &str)] = &[
     ),
 ];
 
-/// A column with a server of its own: name, backend, whether it is reached over TCP, what it is.
+/// A column with a server of its own: name, backend, whether it is reached over TCP and with Garden's classic streams,
+/// as schedulers do it, what it is.
 const AT_ADDRESS: &[(&str, &str, bool, &str)] = &[
-    ("fake, unix", "fake", false, "the program `garden-server --backend fake` at a unix socket"),
-    ("fake, TCP", "fake", true, "the same at a TCP address"),
-    ("linux, unix", "linux", false, "the program `garden-server --backend linux` at a unix socket"),
-    ("linux, TCP", "linux", true, "the same at a TCP address"),
+    (
+        "fake, unix",
+        "fake",
+        false,
+        "the program `garden-server --backend fake` at a unix socket; processes by websocket",
+    ),
+    (
+        "fake, TCP",
+        "fake",
+        true,
+        "the same at a TCP address; processes by Garden's classic streams, as of schedulers",
+    ),
+    (
+        "linux, unix",
+        "linux",
+        false,
+        "`garden-server --backend linux` at a unix socket; processes by websocket",
+    ),
+    (
+        "linux, TCP",
+        "linux",
+        true,
+        "the same at a TCP address; processes by Garden's classic streams, as of schedulers",
+    ),
 ];
 
 /// Runs every column that can be run here, prints the table, and writes it down where it has all the columns that are
@@ -71,7 +93,8 @@ pub fn conformance(address: Option<&str>) -> Outcome {
         println!("only root can make containers: {PAGE} is left as it is, since columns are missing");
     }
     if let Some(address) = address {
-        let running = at(&programs, "given", address)?;
+        let suite = program_of(&programs, "conformance_address")?;
+        let running = Running::start("given", suite, &[(ADDRESS, address)])?;
         columns.push(finish("given", "the server at the address given", running)?);
     }
     println!("\n{}", table::page(&columns));
@@ -93,8 +116,12 @@ fn at_addresses(programs: &BTreeMap<String, PathBuf>) -> Result<Vec<Column>, Str
         let server = if backend == "fake" { Some(&fake) } else { linux.as_ref() };
         if let Some(server) = server {
             let unix = format!("unix:{}", server.socket().display());
-            let address = if tcp { format!("tcp:{}", server.tcp()) } else { unix };
-            running.push((name, what, at(programs, name, &address)?));
+            let variables: &[(&str, &str)] = match tcp {
+                true => &[(ADDRESS, &format!("tcp:{}", server.tcp())), (STREAMS, "classic")],
+                false => &[(ADDRESS, &unix)],
+            };
+            let suite = program_of(programs, "conformance_address")?;
+            running.push((name, what, Running::start(name, suite, variables)?));
         }
     }
     let finished = running.into_iter().map(|(name, what, running)| finish(name, what, running));
@@ -103,10 +130,6 @@ fn at_addresses(programs: &BTreeMap<String, PathBuf>) -> Result<Vec<Column>, Str
         server.stop()?;
     }
     Ok(columns)
-}
-
-fn at(programs: &BTreeMap<String, PathBuf>, name: &str, address: &str) -> Result<Running, String> {
-    Running::start(name, program_of(programs, "conformance_address")?, &[(ADDRESS, address)])
 }
 
 fn finish(name: &'static str, what: &'static str, running: Running) -> Result<Column, String> {
