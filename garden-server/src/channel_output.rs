@@ -8,7 +8,10 @@ use protocol::{
     Output, OutputReader, Result,
     extension::{Channel, Status, Windows},
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tokio_tungstenite::tungstenite::{
     self, Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
@@ -22,6 +25,13 @@ use crate::{
 
 /// Room for input is told when there is this much more of it.
 const TOLD_ROOM_BYTES: u64 = STDIN_QUEUE_BYTES as u64 / 4;
+
+/// The most that one message carries to a client, and to one that took the last message slowly, after which it grows
+/// again: a message counts as progress only when the kernel has all of it.
+const PIECE_MAX_BYTES: usize = 64 * 1024;
+const SLOW_PIECE_MAX_BYTES: usize = 4 * 1024;
+/// A message that takes longer than this is taken slowly.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What the client has asked for of an output so far.
 #[derive(Debug, Clone, Copy)]
@@ -93,8 +103,8 @@ impl Flow {
         !self.ended && self.asked.borrow().bytes > self.sent_bytes
     }
 
-    /// Waits for what is to be sent next. It may be dropped while it waits.
-    async fn next(&mut self) -> std::io::Result<Next> {
+    /// Waits for what is to be sent next, at most so much. It may be dropped while it waits.
+    async fn next(&mut self, max_bytes: usize) -> std::io::Result<Next> {
         loop {
             let Asked { bytes, no_more } = *self.asked.borrow_and_update();
             if no_more {
@@ -102,7 +112,7 @@ impl Flow {
             }
             let room = usize::try_from(bytes - self.sent_bytes).unwrap_or(usize::MAX);
             if room > 0 && !self.chunk.is_empty() {
-                return Ok(Next::Piece(self.chunk.split_to(room.min(self.chunk.len()))));
+                return Ok(Next::Piece(self.chunk.split_to(room.min(max_bytes).min(self.chunk.len()))));
             }
             let chunk = async {
                 if room == 0 {
@@ -147,6 +157,7 @@ pub(crate) async fn write(
     let mut told_room = 0;
     let mut status_told = false;
     let mut retained = false;
+    let mut piece_max_bytes = PIECE_MAX_BYTES;
     loop {
         if let Some(freed) = &mut freed {
             let room = *freed.borrow_and_update() + u64::from(STDIN_QUEUE_BYTES);
@@ -163,8 +174,8 @@ pub(crate) async fn write(
         }
         let tell_status = !status_told && !stdout.moves() && !stderr.moves();
         let (flow, next) = tokio::select! {
-            next = stdout.next(), if !stdout.ended => (&mut stdout, next),
-            next = stderr.next(), if !stderr.ended => (&mut stderr, next),
+            next = stdout.next(piece_max_bytes), if !stdout.ended => (&mut stdout, next),
+            next = stderr.next(piece_max_bytes), if !stderr.ended => (&mut stderr, next),
             exit = end_of(ended), if tell_status => {
                 // None: the server stops, which whoever called this notices too.
                 let Some(exit) = exit else { return std::future::pending().await };
@@ -180,7 +191,12 @@ pub(crate) async fn write(
         };
         match next {
             Ok(Next::Piece(piece)) => {
+                let begin = Instant::now();
                 send(&mut sink, Ok(flow.channel.message(&piece))).await?;
+                piece_max_bytes = match begin.elapsed() > SLOW {
+                    true => SLOW_PIECE_MAX_BYTES,
+                    false => PIECE_MAX_BYTES.min(2 * piece_max_bytes),
+                };
                 flow.sent(piece.len());
             }
             Ok(Next::End) => {

@@ -22,7 +22,7 @@ use crate::{
     channel_output::{self, Asked},
     connection::Hijacked,
     sessions::{Ended, Session, end_of},
-    socket::Socket,
+    socket::Patient,
     stdin_queue::{Piece, StdinQueue, write_stdin},
     websocket,
 };
@@ -50,7 +50,8 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
     let Session { control, mut ended, .. } = session;
     let gone = socket.peer_gone();
     let config = Some(websocket::config());
-    let websocket = WebSocketStream::from_partially_read(socket, early.into(), Role::Server, config).await;
+    let websocket =
+        WebSocketStream::from_partially_read(Patient::new(socket), early.into(), Role::Server, config).await;
     let (mut sink, messages) = websocket.split();
 
     let (queue, pieces) = StdinQueue::new();
@@ -96,7 +97,7 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
         };
         if let Ok(websocket) = sink.reunite(messages) {
             // What is left unread would make the kernel throw away what was written.
-            websocket.into_inner().close(patience).await;
+            websocket.into_inner().socket.close(patience).await;
         }
     };
     let _ = tokio::time::timeout(patience, closing).await;
@@ -112,7 +113,7 @@ fn until_end(mut ended: Ended, work: impl Future<Output = ()> + Send + 'static) 
     });
 }
 
-type Messages = SplitStream<WebSocketStream<Socket>>;
+type Messages = SplitStream<WebSocketStream<Patient>>;
 
 /// Obeys the client until it leaves, or sends what makes no sense: then it is to be detached with a close frame. The
 /// process is left as it is.

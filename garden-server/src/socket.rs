@@ -16,6 +16,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::{TcpStream, UnixStream},
+    time::{Instant, Sleep, sleep},
 };
 
 /// After this long without a word from a TCP peer the kernel asks whether it is still there.
@@ -95,9 +96,7 @@ impl Socket {
                     ready?;
                     each_kind!(self, stream => stream.try_write(bytes))
                 }
-                // The kernel calls a socket writable once a good part of its buffer is free, but takes what there is
-                // room for at any time. By that a slow peer is told from one that takes nothing.
-                Err(_) => each_kind!(self, stream => socket2::SockRef::from(stream).send(bytes)),
+                Err(_) => self.offer(bytes),
             };
             match written {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -110,6 +109,12 @@ impl Socket {
             }
         }
         Ok(())
+    }
+
+    /// The kernel calls a socket writable once a good part of its buffer is free, but takes what there is room for at
+    /// any time. By that a slow peer is told from one that takes nothing.
+    fn offer(&self, bytes: &[u8]) -> io::Result<usize> {
+        each_kind!(self, stream => socket2::SockRef::from(stream).send(bytes))
     }
 
     /// Resolves when the peer can no longer receive: it closed both directions or vanished. A half-closed peer is
@@ -202,6 +207,56 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each_kind!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// A socket that offers a slow peer more every so often, as [`Socket::write_all_counted`] does.
+#[derive(Debug)]
+pub(crate) struct Patient {
+    pub(crate) socket: Socket,
+    /// Runs while the peer takes nothing.
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    pub(crate) fn new(socket: Socket) -> Self {
+        Patient { socket, look: None }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let mut written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        while written.is_pending() {
+            let look = this.look.get_or_insert_with(|| Box::pin(sleep(SLOW_PEER_LOOK)));
+            ready!(look.as_mut().poll(cx));
+            look.as_mut().reset(Instant::now() + SLOW_PEER_LOOK);
+            written = match this.socket.offer(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                written => Poll::Ready(written),
+            };
+        }
+        this.look = None;
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 

@@ -9,13 +9,16 @@ use std::time::Duration;
 use backend_fake::{Context, FakeOptions};
 use common::{
     Server,
-    websocket::{CLOSE, RESIZE, SIGNAL, STATUS, STDERR, STDIN, STDOUT},
+    websocket::{CLOSE, RESIZE, SIGNAL, STATUS, STDERR, STDIN, STDOUT, Socket},
     within,
 };
 use garden_server::Config;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
 
 const MIB: usize = 1 << 20;
 
@@ -320,4 +323,31 @@ async fn a_half_open_tcp_client_is_gone() {
     stream.shutdown().await.unwrap();
     until_none_is_open(&server).await;
     assert!(is_running(&server, &id).await);
+}
+
+#[tokio::test]
+async fn a_reader_that_is_slow_but_alive_loses_nothing() {
+    const SIZE: usize = MIB;
+    let mut options = FakeOptions { ring_bytes: 16 << 10, ..FakeOptions::default() };
+    options.programs.insert("much", |context: Context| async move {
+        context.read_stdin().await;
+        context.print(vec![b'x'; SIZE]).await;
+        Ok(0)
+    });
+    let server = Server::with_options(options).await;
+    server.create("c1").await;
+    let mut socket = server.run_over_websocket(r#"{"path":"much"}"#).await;
+    socket.send(STDIN, "go").await;
+    // At a pace at which the kernel calls the connection writable only every ten seconds.
+    let mut begin = Vec::new();
+    for _ in 0..48 {
+        let mut piece = [0; 4096];
+        within(socket.stream.get_mut().read_exact(&mut piece)).await.unwrap();
+        begin.extend_from_slice(&piece);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let stream = socket.stream.into_inner();
+    let stream = WebSocketStream::from_partially_read(stream, begin, Role::Client, None).await;
+    let rest = Socket { stream, stream_id: socket.stream_id }.rest().await;
+    assert_eq!((rest.stdout.len(), rest.exit_code()), (SIZE, 0));
 }
