@@ -1,9 +1,9 @@
 //! HTTP on one connection, and its end as a raw stream where a process's streams begin.
 //!
 //! hyper hands over a socket only after a 101, which Garden's clients refuse. So a handler leaves a [`Hijack`] in its
-//! 201 or 200; [`Http`] swaps in a body that never ends, with which hyper writes a chunked head, and cannot take the
-//! bytes behind the request, which are the process's input, for another request. When the head is in the kernel, the
-//! socket and what hyper already read are taken back, and the raw stream begins.
+//! 201 or 200, whose body never ends: with it hyper writes a chunked head, and cannot take the bytes behind the request,
+//! which are the process's input, for another request. When the head is in the kernel, the socket and what hyper
+//! already read are taken back, and the raw stream begins.
 //!
 //! A websocket does begin with a 101, behind which hyper hands its socket over.
 
@@ -15,16 +15,15 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::{
-    Request, Response, StatusCode,
-    body::{Body, Frame, Incoming},
+    HeaderMap, Request, StatusCode,
+    body::Incoming,
     header::{HeaderName, HeaderValue, UPGRADE},
     server::conn::http1,
     upgrade::OnUpgrade,
@@ -33,6 +32,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::extension;
 use tokio::sync::watch;
 use tower_service::Service as _;
+use warp::reply::Response;
 
 use crate::{
     api::Query,
@@ -42,6 +42,8 @@ use crate::{
     socket::{FlushNoting, Socket},
     websocket::Handshake,
 };
+
+const EXTENSIONS: HeaderName = HeaderName::from_static(extension::HEADER);
 
 /// Tells every connection and stream that the server stops.
 #[derive(Debug, Clone)]
@@ -210,6 +212,11 @@ struct Http {
     over_tcp: bool,
 }
 
+/// Whether a header is there. Few are: that is seen sooner than their names' hashes are made.
+pub(crate) fn has(headers: &HeaderMap, wanted: &HeaderName) -> bool {
+    headers.keys().any(|name| name == wanted)
+}
+
 impl Http {
     fn refusal(&self, request: &Request<Incoming>) -> Option<warp::reply::Response> {
         malformed::refusal(request).or_else(|| {
@@ -220,7 +227,7 @@ impl Http {
 }
 
 impl hyper::service::Service<Request<Incoming>> for Http {
-    type Response = Response<UnsyncBoxBody<Bytes, warp::Error>>;
+    type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -228,14 +235,13 @@ impl hyper::service::Service<Request<Incoming>> for Http {
         self.exchange.busy.store(true, Ordering::Relaxed);
         let busy = BusyMark(self.exchange.clone());
         // The answers to a client that does not ask are those of the protocol. What needs no guard has no extensions.
-        let tell_extensions =
-            self.service.guard.is_some() && request.headers().contains_key(extension::HEADER);
+        let tell_extensions = self.service.guard.is_some() && has(request.headers(), &EXTENSIONS);
         if let Some(query) = request.uri().query() {
             let query = Query(query.to_owned());
             request.extensions_mut().insert(query);
         }
         let mut upgrade = None;
-        if request.headers().contains_key(UPGRADE)
+        if has(request.headers(), &UPGRADE)
             && let Some(handshake) = Handshake::read(request.headers())
         {
             upgrade = Some(hyper::upgrade::on(&mut request));
@@ -257,37 +263,17 @@ impl hyper::service::Service<Request<Incoming>> for Http {
                 Err(refused) => refused,
             };
             if tell_extensions {
-                let name = HeaderName::from_static(extension::HEADER);
-                response.headers_mut().insert(name, HeaderValue::from_static(extension::PROCESS_STREAMS));
+                response
+                    .headers_mut()
+                    .insert(EXTENSIONS, HeaderValue::from_static(extension::PROCESS_STREAMS));
             }
             let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            Ok(match response.extensions_mut().remove::<Hijack>() {
-                Some(hijack) if !is_upgrade => {
-                    busy.0.set_hijack(hijack);
-                    response.map(|_| NeverEnding.boxed_unsync())
-                }
-                hijack => {
-                    if let (Some(hijack), Some(upgrade)) = (hijack, upgrade) {
-                        busy.0.set_upgrade(upgrade, hijack);
-                    }
-                    response.map(BodyExt::boxed_unsync)
-                }
-            })
+            match (response.extensions_mut().remove::<Hijack>(), upgrade) {
+                (Some(hijack), _) if !is_upgrade => busy.0.set_hijack(hijack),
+                (Some(hijack), Some(upgrade)) => busy.0.set_upgrade(upgrade, hijack),
+                _ => {}
+            }
+            Ok(response)
         })
-    }
-}
-
-/// The body of a response behind which the connection is no longer hyper's.
-struct NeverEnding;
-
-impl Body for NeverEnding {
-    type Data = Bytes;
-    type Error = warp::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, warp::Error>>> {
-        Poll::Pending
     }
 }

@@ -19,7 +19,7 @@ use hyper::{
     header::{HOST, HeaderName, ORIGIN},
 };
 
-use crate::response;
+use crate::{connection::has, response};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -54,7 +54,7 @@ impl Guard {
             )));
         }
         // What only browsers send is looked for once.
-        if !headers.keys().any(|name| *name == ORIGIN || *name == SEC_FETCH_SITE) {
+        if !has(headers, &ORIGIN) && !has(headers, &SEC_FETCH_SITE) {
             return Ok(());
         }
         if let Some(origin) = text(ORIGIN) {

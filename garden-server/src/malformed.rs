@@ -8,7 +8,7 @@ use hyper::{
 use protocol::Error;
 use warp::reply::Response;
 
-use crate::response;
+use crate::{connection::has, response};
 
 /// The answer to a request that is not looked at further.
 pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
@@ -24,6 +24,9 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<Response> {
 }
 
 fn problem(headers: &HeaderMap) -> Option<String> {
+    if !has(headers, &TRANSFER_ENCODING) && headers.len() == headers.keys_len() {
+        return None;
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next()
         && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))

@@ -1,13 +1,16 @@
 //! Answers, as the reference writes them.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
+use futures_util::stream::pending;
 use hyper::{
     HeaderMap, StatusCode,
     header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 use protocol::{Error, Result, json};
 use serde::Serialize;
-use warp::reply::Response;
+use warp::{Reply, reply::Response};
 
 use crate::connection::Hijack;
 
@@ -56,9 +59,11 @@ pub(crate) fn method_not_allowed(allowed: &str) -> Response {
     plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n", headers)
 }
 
-/// The head behind which a process's stream begins; JSON payloads for `run` and `attach`, bytes else.
+/// The head behind which a process's stream begins; JSON payloads for `run` and `attach`, bytes else. Its body never
+/// ends, so that the connection stays as it is until the hijack takes it.
 pub(crate) fn hijacked(status: StatusCode, is_json: bool, hijack: Hijack) -> Response {
-    let mut response = Response::default();
+    let mut response =
+        warp::reply::stream(pending::<std::result::Result<Bytes, Infallible>>()).into_response();
     *response.status_mut() = status;
     if is_json {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
