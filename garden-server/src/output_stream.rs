@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use protocol::Output;
+use protocol::OutputReader;
 
 use crate::connection::Hijacked;
 
@@ -12,9 +12,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Writes the output to its end, and tells the backend at once what is in the kernel: should this server be killed, the
 /// next one goes on behind that. What the client sends is read and forgotten.
-pub(crate) async fn serve(hijacked: Hijacked, output: Output) {
+pub(crate) async fn serve(hijacked: Hijacked, mut chunks: OutputReader) {
     let Hijacked { socket, mut shutdown, .. } = hijacked;
-    let mut chunks = output.reader();
     let passed_on = async {
         while let Some(chunk) = chunks.next().await {
             let written = match chunk {

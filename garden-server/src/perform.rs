@@ -107,9 +107,11 @@ pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>
         Request::Output { handle, process_id, stream_id, which } => {
             let output = app.sessions.output(&handle, &process_id, &stream_id, which)?;
             let open = app.metrics.open_stream("output");
+            // Before the head: who has got that counts as a reader.
+            let reader = output.reader();
             let hijack = Hijack::new(move |hijacked: Hijacked| async move {
                 let _held = (hold, open);
-                output_stream::serve(hijacked, output).await;
+                output_stream::serve(hijacked, reader).await;
             });
             Ok(response::hijacked(StatusCode::OK, false, hijack))
         }

@@ -22,7 +22,7 @@ use tokio::{
 /// After this long without a word from a TCP peer the kernel asks whether it is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// How often a peer that is slow is offered more.
-const SLOW_PEER_LOOK: Duration = Duration::from_secs(1);
+const SLOW_PEER_LOOK: Duration = Duration::from_millis(500);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connected stream socket.

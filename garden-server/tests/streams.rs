@@ -10,6 +10,8 @@ use backend_fake::{FakeBackend, FakeOptions};
 use common::{Server, within};
 use garden_server::Config;
 
+const CHUNK: &[u8] = &[b'x'; 64 * 1024];
+
 fn stdout_path(process_id: &str, stream_id: &str) -> String {
     format!("GET /containers/c1/processes/{process_id}/attaches/{stream_id}/stdout")
 }
@@ -144,10 +146,8 @@ async fn a_half_closed_reader_still_gets_the_output() {
     }
 }
 
-#[tokio::test]
-async fn a_reader_that_is_slow_but_alive_loses_nothing() {
-    const CHUNKS: usize = 32;
-    const CHUNK: &[u8] = &[b'x'; 64 * 1024];
+/// A server whose `much` writes so many chunks once it has input, in containers with small rings.
+async fn server_with_much<const CHUNKS: usize>() -> Server {
     let mut options = FakeOptions { ring_bytes: 256 * 1024, ..FakeOptions::default() };
     options.programs.insert("much", |context: backend_fake::Context| async move {
         context.read_stdin().await;
@@ -158,15 +158,22 @@ async fn a_reader_that_is_slow_but_alive_loses_nothing() {
     });
     let server = Server::with_options(options).await;
     server.create("c1").await;
+    server
+}
+
+#[tokio::test]
+async fn a_reader_that_is_slow_but_alive_loses_nothing() {
+    const CHUNKS: usize = 32;
+    let server = server_with_much::<CHUNKS>().await;
     let (mut raw, id) = server.run(r#"{"id":"p","path":"much"}"#).await;
     let mut reader = server.connect().await;
     reader.request(&stdout_path("p", &id), "").await;
     raw.send("{\"source\":0,\"data\":\"go\"}").await;
-    // At a pace at which the kernel calls the connection writable only every ten seconds.
+    // At a pace at which the kernel calls the connection writable only every six seconds.
     let mut received = 0;
-    for _ in 0..48 {
+    for _ in 0..80 {
         received += reader.some(4096).await;
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
     }
     assert_eq!(received + reader.rest().await.len(), CHUNKS * CHUNK.len());
     assert_eq!(raw.payload().await["exit_status"], 0);
@@ -176,17 +183,7 @@ async fn a_reader_that_is_slow_but_alive_loses_nothing() {
 #[tokio::test]
 async fn a_reader_that_does_not_read_holds_its_own_process_up_for_five_seconds() {
     const CHUNKS: usize = 64;
-    const CHUNK: &[u8] = &[b'x'; 64 * 1024];
-    let mut options = FakeOptions { ring_bytes: 256 * 1024, ..FakeOptions::default() };
-    options.programs.insert("much", |context: backend_fake::Context| async move {
-        context.read_stdin().await;
-        for _ in 0..CHUNKS {
-            context.print(CHUNK).await;
-        }
-        Ok(0)
-    });
-    let server = Server::with_options(options).await;
-    server.create("c1").await;
+    let server = server_with_much::<CHUNKS>().await;
     let (mut raw, id) = server.run(r#"{"id":"p","path":"much"}"#).await;
     let mut dead = server.connect().await;
     dead.request(&stdout_path("p", &id), "").await;
@@ -203,7 +200,6 @@ async fn a_reader_that_does_not_read_holds_its_own_process_up_for_five_seconds()
 
 #[tokio::test]
 async fn a_reader_that_does_not_read_holds_nobody_else_up() {
-    const CHUNK: &[u8] = &[b'x'; 64 * 1024];
     let mut options = FakeOptions { ring_bytes: 32 << 20, ..FakeOptions::default() };
     options.programs.insert("much", |context: backend_fake::Context| async move {
         for _ in 0..128 {

@@ -143,14 +143,14 @@ async fn a_reader_that_is_slow_but_alive_loses_nothing() {
     let mut writer = Process::run(&socket, "streams-slow", &["sh", "-c", &script]).expect("run");
     let mut stdout = writer.output(&socket, "stdout").expect("its output");
     send(&writer, "go\\n");
-    // At a pace at which the kernel calls the connection writable only every ten seconds.
+    // At a pace at which the kernel calls the connection writable only every six seconds.
     let mut piece = [0; 4096];
-    for _ in 0..48 {
+    for _ in 0..80 {
         stdout.read_exact(&mut piece).expect("a piece");
-        thread::sleep(Duration::from_millis(250));
+        thread::sleep(Duration::from_millis(150));
     }
     let rest = count(&mut stdout).expect("the rest");
-    assert_eq!(48 * 4096 + rest, SIZE);
+    assert_eq!(80 * 4096 + rest, SIZE);
     assert_eq!(writer.exit_status().expect("its end"), 0);
     assert_eq!(metric(&socket, "garden_dropped_output_bytes_total"), 0);
     finish(server).await;

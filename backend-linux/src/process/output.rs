@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -152,11 +152,11 @@ impl Channel {
         self.update_hold(&readers);
     }
 
-    /// A reader that begins at `position`. It counts as one from its first look on.
+    /// A reader that begins at `position`.
     pub fn reader(self: &Arc<Self>, position: u64) -> OutputReader {
         let place = Arc::new(Place {
             channel: Arc::clone(self),
-            key: OnceLock::new(),
+            key: self.register(position),
             passed_on: AtomicU64::new(position),
         });
         let reading = Reading { place: Arc::clone(&place), position, buffer: BytesMut::new() };
@@ -171,32 +171,26 @@ impl Channel {
 /// How far a reader is; it leaves the list of readers when dropped.
 struct Place {
     channel: Arc<Channel>,
-    key: OnceLock<u64>,
+    key: u64,
     passed_on: AtomicU64,
 }
 
 impl Place {
-    fn key(&self) -> u64 {
-        *self.key.get_or_init(|| self.channel.register(self.passed_on.load(Ordering::Relaxed)))
-    }
-
     fn passed_on(&self, bytes: u64) {
         let position = self.passed_on.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.channel.advance(self.key(), position);
+        self.channel.advance(self.key, position);
     }
 
     fn passed_on_until(&self, position: u64) {
         if self.passed_on.swap(position, Ordering::Relaxed) != position {
-            self.channel.advance(self.key(), position);
+            self.channel.advance(self.key, position);
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(key) = self.key.get() {
-            self.channel.unregister(*key);
-        }
+        self.channel.unregister(self.key);
     }
 }
 
@@ -211,7 +205,6 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         let channel = &self.place.channel;
-        self.place.key();
         // Asked again: what was given last time has been passed on.
         self.place.passed_on_until(self.position);
         let mut news = channel.news.subscribe();
