@@ -33,7 +33,8 @@ fn main() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        [bare::MODE, socket, answers] => bare::serve(socket, Path::new(answers)),
+        [bare::MODE, socket, answers] => bare::serve(socket, Path::new(answers), false),
+        [bare::MODE_WITH_LIMIT, socket, answers] => bare::serve(socket, Path::new(answers), true),
         [socket, pid] => bench(Server::running(socket, pid)?, ROUNDS),
         [socket, pid, rounds] => bench(Server::running(socket, pid)?, rounds.parse()?),
         _ => Err("usage: bench-http SOCKET PID [ROUNDS]".into()),
@@ -49,9 +50,13 @@ fn bench(garden: Server, rounds: usize) -> Outcome {
     for path in &paths {
         answers.push((path.clone(), load::answer(garden.socket(), path)?));
     }
-    let bare = Server::bare(&answers, scratch.path())?;
-    for (path, expected) in &answers {
-        let given = load::answer(bare.socket(), path)?;
+    let bare = [
+        Server::bare(bare::MODE, &answers, scratch.path())?,
+        Server::bare(bare::MODE_WITH_LIMIT, &answers, scratch.path())?,
+    ];
+    for (server, (path, expected)) in bare.iter().flat_map(|server| answers.iter().map(move |a| (server, a)))
+    {
+        let given = load::answer(server.socket(), path)?;
         if load::undated(&given) != load::undated(expected) {
             return Err(format!("{path}: the bare server answers otherwise").into());
         }
@@ -60,32 +65,31 @@ fn bench(garden: Server, rounds: usize) -> Outcome {
     println!(
         "CPU time of the server for each request, µs, p50 / p95 of {rounds} turns of {REQUESTS} requests"
     );
-    println!(
-        "{:22} {:>16} {:>16} {:>8}   (goal: at most {GOAL})",
-        "", "garden-server", "bare hyper", "ratio"
-    );
+    println!("{:22} {:>16} {:>16} {:>16}", "", "garden-server", "bare hyper", "with time limit");
     for (path, answer) in &answers {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let mut times: [Vec<f64>; 3] = Default::default();
         for round in 0..WARM_UP + rounds {
-            let turn = [one_turn(&garden, path, answer.len())?, one_turn(&bare, path, answer.len())?];
-            if round >= WARM_UP {
-                ours.push(turn[0]);
-                theirs.push(turn[1]);
+            for (server, times) in [&garden, &bare[0], &bare[1]].into_iter().zip(&mut times) {
+                let time = one_turn(server, path, answer.len())?;
+                if round >= WARM_UP {
+                    times.push(time);
+                }
             }
         }
-        // Of turns that followed one another: the machine's speed drifts.
-        let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
-        let ratio = percentile(&ratios, 50);
-        let name = path.replace(&handle, ":handle");
-        println!(
-            "{name:22} {:>7.2} /{:>7.2} {:>7.2} /{:>7.2} {ratio:>8.3}",
-            percentile(&ours, 50),
-            percentile(&ours, 95),
-            percentile(&theirs, 50),
-            percentile(&theirs, 95)
-        );
+        print!("{:22}", path.replace(&handle, ":handle"));
+        for times in &times {
+            print!(" {:>7.2} /{:>7.2}", percentile(times, 50), percentile(times, 95));
+        }
+        println!("   ratios {:.3} {:.3}", ratio(&times[0], &times[1]), ratio(&times[0], &times[2]));
     }
+    println!("goal: at most {GOAL} of bare hyper");
     Ok(())
+}
+
+/// The p50 of the ratios of turns that followed one another: the machine's speed drifts.
+fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+    percentile(&ratios, 50)
 }
 
 /// Makes the containers and answers with the handle of one.

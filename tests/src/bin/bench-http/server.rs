@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{Outcome, bare, load};
+use crate::{Outcome, load};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,8 +33,8 @@ impl Server {
     }
 
     /// A bare one that gives these answers by path.
-    pub fn bare(answers: &[(String, Vec<u8>)], scratch: &Path) -> Outcome<Self> {
-        let socket = scratch.join("bare.sock");
+    pub fn bare(mode: &str, answers: &[(String, Vec<u8>)], scratch: &Path) -> Outcome<Self> {
+        let socket = scratch.join(format!("{mode}.sock"));
         let mut index = String::new();
         for (n, (path, answer)) in answers.iter().enumerate() {
             index.push_str(&format!("{path}\n"));
@@ -42,7 +42,7 @@ impl Server {
         }
         fs::write(scratch.join("index"), index)?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(bare::MODE).arg(&socket).arg(scratch);
+        command.arg(mode).arg(&socket).arg(scratch);
         let child = command.stdin(Stdio::null()).spawn()?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         let server = Server { pid, socket, child: Some(child) };
