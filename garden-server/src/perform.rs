@@ -62,6 +62,7 @@ pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>
             let app = app.clone();
             to_its_end(async move {
                 app.backend.destroy(&handle).await?;
+                app.sessions.container_is_gone(&handle);
                 app.grace.forget(&handle);
                 Ok(())
             })

@@ -47,10 +47,11 @@ pub async fn serve(
     let (stop, stopping) = watch::channel(false);
     let stopping = Shutdown(stopping);
     let metrics = Arc::new(Metrics::new(&config)?);
-    let grace = grace_clock(backend.clone(), metrics.clone());
+    let sessions = Sessions::new(config.output_retention, stopping.clone());
+    let grace = grace_clock(backend.clone(), metrics.clone(), sessions.clone());
     start_clocks(&grace, backend.as_ref()).await.map_err(ServeError::Containers)?;
     let app = Arc::new(App {
-        sessions: Sessions::new(config.output_retention, stopping.clone()),
+        sessions,
         backend,
         grace: grace.clone(),
         metrics: metrics.clone(),
@@ -129,13 +130,16 @@ fn acceptor_kind(acceptor: &Acceptor) -> &'static str {
     }
 }
 
-fn grace_clock(backend: Arc<dyn Backend>, metrics: Arc<Metrics>) -> Arc<GraceClock> {
+fn grace_clock(backend: Arc<dyn Backend>, metrics: Arc<Metrics>, sessions: Arc<Sessions>) -> Arc<GraceClock> {
     GraceClock::new(move |handle| {
-        let (backend, metrics) = (backend.clone(), metrics.clone());
+        let (backend, metrics, sessions) = (backend.clone(), metrics.clone(), sessions.clone());
         Box::pin(async move {
             let observed = metrics.operation("destroy");
             let destroyed = backend.destroy(&handle).await;
             observed.finished(destroyed.is_ok());
+            if destroyed.is_ok() {
+                sessions.container_is_gone(&handle);
+            }
             destroyed
         })
     })

@@ -5,7 +5,7 @@
 //! gone, so that a client which attaches over and over to one process leaves nothing behind.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -29,7 +29,8 @@ pub(crate) async fn end_of(ended: &mut Ended) -> Option<Result<i32>> {
 /// All sessions.
 pub(crate) struct Sessions {
     next_stream_id: AtomicU64,
-    table: Mutex<HashMap<String, Outputs>>,
+    /// By stream id: the newest comes last.
+    table: Mutex<BTreeMap<u64, Outputs>>,
     retention: Duration,
     shutdown: Shutdown,
 }
@@ -37,7 +38,8 @@ pub(crate) struct Sessions {
 struct Outputs {
     handle: String,
     process_id: String,
-    kind: SessionKind,
+    /// Whether they begin at the process's start, and it is the one that has this name now.
+    from_start: bool,
     stdout: Output,
     stderr: Output,
 }
@@ -64,14 +66,14 @@ impl Sessions {
 
     /// Begins a session.
     pub(crate) fn open(self: &Arc<Self>, handle: String, process: Process, kind: SessionKind) -> Session {
-        let stream_id = self.next_stream_id.fetch_add(1, Ordering::Relaxed).to_string();
+        let id = self.next_stream_id.fetch_add(1, Ordering::Relaxed);
         let Process { id: process_id, stdout, stderr, control, exit } = process;
-        let outputs = Outputs { handle, process_id: process_id.clone(), kind, stdout, stderr };
-        self.lock().insert(stream_id.clone(), outputs);
+        let from_start = kind == SessionKind::Run;
+        let outputs = Outputs { handle, process_id: process_id.clone(), from_start, stdout, stderr };
+        self.lock().insert(id, outputs);
 
         let (ended_sender, ended) = watch::channel(None);
         let sessions = self.clone();
-        let id = stream_id.clone();
         tokio::spawn(async move {
             let mut shutdown = sessions.shutdown.clone();
             let life = async {
@@ -95,7 +97,7 @@ impl Sessions {
             }
             sessions.lock().remove(&id);
         });
-        Session { process_id, stream_id, control, ended }
+        Session { process_id, stream_id: id.to_string(), control, ended }
     }
 
     /// The output of a session of that very process of that very container.
@@ -107,8 +109,11 @@ impl Sessions {
         which: OutputKind,
     ) -> Result<Output> {
         let table = self.lock();
-        let outputs = table
-            .get(stream_id)
+        let outputs = stream_id
+            .parse()
+            .ok()
+            .filter(|id: &u64| id.to_string() == stream_id)
+            .and_then(|id| table.get(&id))
             .filter(|outputs| outputs.handle == handle && outputs.process_id == process_id)
             .ok_or_else(|| Error::process_not_found(process_id))?;
         Ok(match which {
@@ -120,13 +125,21 @@ impl Sessions {
     /// The outputs of that process from its start on: known as long as the session lasts that started it.
     pub(crate) fn outputs_from_start(&self, handle: &str, process_id: &str) -> Option<[Output; 2]> {
         let table = self.lock();
-        let start = table.values().find(|outputs| {
-            outputs.kind == SessionKind::Run && outputs.handle == handle && outputs.process_id == process_id
+        // The newest: an id is free again when its container is gone, and a session lasts longer.
+        let start = table.values().rev().find(|outputs| {
+            outputs.from_start && outputs.handle == handle && outputs.process_id == process_id
         })?;
         Some([start.stdout.clone(), start.stderr.clone()])
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Outputs>> {
+    /// The container is gone: its outputs can still be had by their stream ids, but a process of its name is another one.
+    pub(crate) fn container_is_gone(&self, handle: &str) {
+        for outputs in self.lock().values_mut().filter(|outputs| outputs.handle == handle) {
+            outputs.from_start = false;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Outputs>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -54,6 +54,19 @@ async fn started_looked_at_signalled_and_waited_for() {
 }
 
 #[tokio::test]
+async fn a_process_of_an_earlier_containers_name_is_not_taken_for_it() {
+    let server = Server::with_container().await;
+    for n in 0..10 {
+        let run = json!({"id": "job", "path": "echo", "args": [n.to_string()]}).to_string();
+        assert_eq!(server.request(PROCESSES, &run).await.status, 201);
+        let result = server.request("GET /v1/containers/c1/processes/job/result", "").await.json();
+        assert_eq!(result["stdout"], json!(format!("{n}\n")));
+        assert_eq!(server.request("DELETE /containers/c1", "").await.status, 200);
+        server.create("c1").await;
+    }
+}
+
+#[tokio::test]
 async fn input_stays_open_for_who_attaches() {
     let server = Server::with_container().await;
     let id = server.start_process(r#"{"path":"cat"}"#).await;

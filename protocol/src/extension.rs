@@ -9,6 +9,9 @@
 //! of each names the [`Channel`], the rest is what goes over it. The server ends a stream by the process's [`Status`]
 //! and the close code 1000; by 1001 and no status when it stops, upon which a client attaches again.
 //!
+//! **From the start.** Outputs begin where the last client that read them stopped. With `from=start` in the query they
+//! begin where the process did, as far as that is held: until a minute after the exit, and by the server that started it.
+//!
 //! **Windows.** Over one connection an output that nobody reads would hold up the others. So a client that adds
 //! `windows=true` to the query gets no more of an output than it asked for with [`Windows`], nothing at first, and
 //! sends no more input than the server asked for. Then both ends can always read what the other one sends, and a
@@ -190,7 +193,9 @@ pub struct ProcessResult {
     pub process_id: String,
     /// As a shell gives it.
     pub exit_status: i32,
-    /// Text, in which bytes that are not UTF-8 are U+FFFD; or the exact bytes in base64, with `?encoding=base64`.
+    /// Text, in which bytes that are not UTF-8 are U+FFFD; or the exact bytes in base64, with `?encoding=base64`. It begins
+    /// with the first byte that is still held: of what nobody read while it was written the server keeps the last 16 MiB,
+    /// and one that was started anew since goes on where the last reader was.
     pub stdout: String,
     /// The same.
     pub stderr: String,

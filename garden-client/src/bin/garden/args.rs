@@ -140,7 +140,7 @@ pub struct Create {
 
 #[derive(Debug, Args)]
 pub struct Streams {
-    /// Forward standard input; it must be text, as the protocol has it.
+    /// Forward standard input: any bytes, or text only to a server that has none but Garden's own streams.
     #[arg(short, long)]
     pub interactive: bool,
     /// The process has a terminal.
