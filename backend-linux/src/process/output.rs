@@ -50,8 +50,28 @@ struct Readers {
 
 struct Reader {
     position: u64,
-    progress: Instant,
+    /// Since when it has had something to read and has got nothing done; none: it has everything.
+    behind_since: Option<Instant>,
     stalled: bool,
+}
+
+impl Reader {
+    fn at(position: u64, written: u64) -> Reader {
+        let mut reader = Reader { position, behind_since: None, stalled: false };
+        reader.look(written);
+        reader
+    }
+
+    /// Notices that there is something to read.
+    fn look(&mut self, written: u64) {
+        if self.position < written {
+            self.behind_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn has_stalled(&self) -> bool {
+        self.behind_since.is_some_and(|since| since.elapsed() >= STALL_LIMIT)
+    }
 }
 
 impl Channel {
@@ -71,6 +91,8 @@ impl Channel {
 
     /// Tells the readers that there may be something new.
     pub fn tell_news(&self) {
+        let written = self.ring.written();
+        self.readers().by_key.values_mut().for_each(|reader| reader.look(written));
         self.news.send_modify(|news| news.count += 1);
     }
 
@@ -107,10 +129,11 @@ impl Channel {
     /// No longer lets readers hold the process up that got nothing done for too long. Says whether there were any.
     pub fn give_up_on_stalled(&self) -> bool {
         let mut readers = self.readers();
-        let now = Instant::now();
+        let written = self.ring.written();
         let mut some = false;
         for reader in readers.by_key.values_mut() {
-            let stalled = now.duration_since(reader.progress) >= STALL_LIMIT;
+            reader.look(written);
+            let stalled = reader.has_stalled();
             some |= stalled && !reader.stalled;
             reader.stalled = stalled;
         }
@@ -131,7 +154,7 @@ impl Channel {
         let mut readers = self.readers();
         readers.next_key += 1;
         let key = readers.next_key;
-        readers.by_key.insert(key, Reader { position, progress: Instant::now(), stalled: false });
+        readers.by_key.insert(key, Reader::at(position, self.ring.written()));
         self.update_hold(&readers);
         key
     }
@@ -141,7 +164,7 @@ impl Channel {
         self.ring.set_delivered(position);
         let mut readers = self.readers();
         if let Some(reader) = readers.by_key.get_mut(&key) {
-            *reader = Reader { position, progress: Instant::now(), stalled: false };
+            *reader = Reader::at(position, self.ring.written());
         }
         self.update_hold(&readers);
     }
@@ -225,3 +248,6 @@ impl Reading {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
