@@ -173,13 +173,13 @@ mod tests {
         let mut rings = Vec::new();
         for count in 1..=100 {
             rings.push(join(&budget));
-            let room: u64 = rings.iter().map(|(writer, _)| writer.room_bytes(false)).sum();
+            let room: u64 = rings.iter_mut().map(|(writer, _)| writer.room_bytes(false)).sum();
             assert!(room <= 64 * MIB, "{room} bytes for {count}");
             assert!(room == count * RING_CAPACITY_BYTES || room > 32 * MIB, "{room} bytes for {count}");
             assert_eq!(*budget.scarcity().borrow(), count > 16, "{count}");
         }
         rings.truncate(4);
-        assert!(rings.iter().all(|(writer, _)| writer.room_bytes(false) == RING_CAPACITY_BYTES));
+        assert!(rings.iter_mut().all(|(writer, _)| writer.room_bytes(false) == RING_CAPACITY_BYTES));
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_ring_of_an_earlier_server_is_told_the_new_share() {
-        let (writer, share) = join(&OutputBudget::new(MIB));
+        let (mut writer, share) = join(&OutputBudget::new(MIB));
         assert_eq!(writer.room_bytes(false), MIB);
         drop(share);
         let reader = || Arc::new(RingReader::new(writer.as_fd().try_clone_to_owned().unwrap()).unwrap());

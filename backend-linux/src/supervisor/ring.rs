@@ -53,6 +53,9 @@ pub struct RingWriter {
     oldest: u64,
     /// No page lies wholly before this.
     released: u64,
+    /// How many bytes it may hold: what the server said at the last look. It may say otherwise at any time, also
+    /// between the answer of [`room_bytes`](Self::room_bytes) and the bytes that fill that room.
+    limit_bytes: u64,
 }
 
 impl RingWriter {
@@ -63,14 +66,15 @@ impl RingWriter {
         fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let words = SharedWords::map(&memfd)?;
         words.store(word::HOLD, NO_HOLD);
-        Ok(RingWriter { memfd, words, written: 0, oldest: 0, released: 0 })
+        let limit_bytes = RING_CAPACITY_BYTES;
+        Ok(RingWriter { memfd, words, written: 0, oldest: 0, released: 0, limit_bytes })
     }
 
-    fn limit_bytes(&self) -> u64 {
-        match self.words.load(word::LIMIT) {
+    fn look_at_limit(&mut self) {
+        self.limit_bytes = match self.words.load(word::LIMIT) {
             0 => RING_CAPACITY_BYTES,
             limit => limit.clamp(MIN_RING_BYTES, RING_CAPACITY_BYTES),
-        }
+        };
     }
 
     /// What somebody still wants the bytes from; none: nobody does. `held` is false when nobody who could hold the
@@ -78,12 +82,14 @@ impl RingWriter {
     fn hold(&self, held: bool) -> Option<u64> {
         let hold = if held { self.words.load(word::HOLD) } else { NO_HOLD };
         // A position outside of what the ring holds cannot be held.
-        (hold < MAX_POSITION).then(|| hold.clamp(self.oldest, self.written))
+        (hold < MAX_POSITION).then(|| hold.max(self.oldest).min(self.written))
     }
 
-    /// How many bytes may be written now. `held` is false when nobody who could hold the ring is there any more.
-    pub fn room_bytes(&self, held: bool) -> u64 {
-        let limit = self.limit_bytes();
+    /// How many bytes may be written now, and still may when the limit changes afterwards. `held` is false when nobody
+    /// who could hold the ring is there any more.
+    pub fn room_bytes(&mut self, held: bool) -> u64 {
+        self.look_at_limit();
+        let limit = self.limit_bytes;
         self.hold(held).map_or(limit, |hold| (hold + limit).saturating_sub(self.written))
     }
 
@@ -94,7 +100,8 @@ impl RingWriter {
 
     /// Lets go of the oldest bytes that are more than the limit allows and that nobody holds.
     pub fn keep_to_limit(&mut self, held: bool) {
-        let within = self.written.saturating_sub(self.limit_bytes());
+        self.look_at_limit();
+        let within = self.written.saturating_sub(self.limit_bytes);
         self.forget_before(self.hold(held).map_or(within, |hold| within.min(hold)));
     }
 
@@ -107,7 +114,7 @@ impl RingWriter {
             self.words.store(word::OLDEST, oldest);
             self.oldest = oldest;
         }
-        if self.limit_bytes() < RING_CAPACITY_BYTES {
+        if self.limit_bytes < RING_CAPACITY_BYTES {
             self.release_pages();
         }
     }
@@ -132,7 +139,7 @@ impl RingWriter {
     /// Makes room for `length` bytes, at most [`room_bytes`](Self::room_bytes), at the expense of the oldest ones
     /// where there is no other.
     fn reserve(&mut self, length: u64) {
-        self.forget_before((self.written + length).saturating_sub(self.limit_bytes()));
+        self.forget_before((self.written + length).saturating_sub(self.limit_bytes));
     }
 
     fn commit(&mut self, length: u64) {
@@ -252,9 +259,8 @@ impl RingReader {
 
     /// Says that a client has everything up to `position`.
     pub fn set_delivered(&self, position: u64) {
-        if position > self.words.load(word::DELIVERED) {
-            self.words.store(word::DELIVERED, position);
-        }
+        // At once: of two readers that say it together, the further one counts.
+        self.words.raise(word::DELIVERED, position);
     }
 
     /// Keeps the writer from overwriting what lies behind `position`; none: lets it.

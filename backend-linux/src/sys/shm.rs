@@ -55,6 +55,11 @@ impl SharedWords {
     pub fn store(&self, index: usize, value: u64) {
         self.word(index).store(value, Ordering::SeqCst);
     }
+
+    /// Writes a word unless it is larger.
+    pub fn raise(&self, index: usize, value: u64) {
+        self.word(index).fetch_max(value, Ordering::SeqCst);
+    }
 }
 
 impl Drop for SharedWords {

@@ -1,3 +1,5 @@
+use std::{sync::Barrier, thread};
+
 use rustix::{fs::fstat, pipe::pipe};
 
 use super::*;
@@ -85,6 +87,7 @@ fn what_is_moved_from_a_pipe_is_what_was_written_to_it() {
 fn a_limit_bounds_the_memory_of_a_ring_that_nobody_reads() {
     let (mut writer, reader) = ring();
     reader.set_limit_bytes(MIB);
+    writer.keep_to_limit(false);
     for position in (0..40 * MIB).step_by(65_536) {
         writer.append(&block(position, 65_536)).unwrap();
         // The counters, the limit, and the page in which the oldest byte lies.
@@ -117,6 +120,51 @@ fn a_lower_limit_takes_the_oldest_bytes_but_none_that_is_held() {
     assert_eq!(reader.held_bytes(), 2 * MIB);
     assert!(memory_bytes(&writer) <= 2 * MIB + 2 * PAGE_BYTES);
     assert_eq!(reader.dropped(), 18 * MIB);
+}
+
+#[test]
+fn a_limit_that_falls_after_the_look_for_room_takes_nothing_that_is_held() {
+    let (mut writer, reader) = ring();
+    writer.append(&block(0, 1000)).unwrap();
+    reader.hold(Some(0));
+    assert!(writer.room_bytes(true) >= 65_536);
+    reader.set_limit_bytes(MIN_RING_BYTES);
+    writer.append(&block(1000, 65_536)).unwrap();
+    assert!(matches!(read(&reader, 0, 1), Chunk::Data { position: 0, .. }));
+    assert_eq!((reader.dropped(), writer.room_bytes(true)), (0, 0));
+}
+
+#[test]
+fn a_limit_that_falls_before_fewer_bytes_come_than_there_was_room_for_leaves_the_ring_whole() {
+    let (mut writer, reader) = ring();
+    let (from, to) = pipe().unwrap();
+    rustix::io::write(&to, &[7; 100]).unwrap();
+    assert!(writer.room_bytes(false) >= 65_536);
+    reader.set_limit_bytes(MIN_RING_BYTES);
+    writer.append_from(&from, 65_536).unwrap();
+    reader.hold(Some(0));
+    assert_eq!(writer.room_bytes(true), MIN_RING_BYTES - 100);
+    assert_eq!(reader.held_bytes(), 100);
+}
+
+#[test]
+fn of_two_readers_at_once_the_further_one_says_what_is_delivered() {
+    const LENGTH: u64 = MIB;
+    let (mut writer, reader) = ring();
+    writer.append(&block(0, LENGTH)).unwrap();
+    let begin = Barrier::new(2);
+    let deliver = |parity| {
+        begin.wait();
+        for position in (parity..=LENGTH).step_by(2) {
+            reader.set_delivered(position);
+            assert!(reader.delivered() >= position);
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| deliver(0));
+        scope.spawn(|| deliver(1));
+    });
+    assert_eq!(reader.delivered(), LENGTH);
 }
 
 #[test]
