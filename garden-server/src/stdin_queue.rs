@@ -72,6 +72,11 @@ impl StdinQueue {
         let cost = data_bytes.saturating_add(INPUT_MESSAGE_COST_BYTES).min(STDIN_QUEUE_BYTES);
         if let Ok(room) = self.room.acquire_many(cost).await {
             room.forget();
+            let piece = match piece {
+                // A slice would keep all of the buffer that it was read into.
+                Piece::Data(data) => Piece::Data(Bytes::copy_from_slice(&data)),
+                Piece::End => Piece::End,
+            };
             let _ = self.sender.send((piece, cost));
         }
     }
@@ -97,5 +102,19 @@ impl StdinPieces {
 impl Drop for StdinPieces {
     fn drop(&mut self) {
         self.room.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_keeps_nothing_of_the_buffer_that_it_was_read_into() {
+        let (queue, mut pieces) = StdinQueue::new();
+        let read = Bytes::from(vec![b'x'; 4096]);
+        queue.push(Piece::Data(read.slice(1..3))).await;
+        assert!(read.is_unique());
+        assert!(matches!(pieces.next().await, Some(Piece::Data(data)) if data == "xx"));
     }
 }
