@@ -13,7 +13,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use protocol::{ByteStream, Error, Output, Process, ProcessControl, Result, Signal, TtySpec, WindowSize};
+use protocol::{
+    ByteStream, Error, Output, OutputReader, Process, ProcessControl, Result, Signal, TtySpec, WindowSize,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -194,15 +196,18 @@ impl FakeProcess {
     /// The same output, whose readers meet the faults of `op` first.
     fn faulty(&self, op: Op, output: Output) -> Output {
         let faults = self.faults.clone();
-        Output::new(move || {
-            let (faults, chunks) = (faults.clone(), output.open());
+        Output::with_progress(move || {
+            let reader = Arc::new(Mutex::new(output.reader()));
+            let (faults, chunks) = (faults.clone(), reader.clone());
+            let chunks: ByteStream = Box::pin(stream::poll_fn(move |cx| lock(&chunks).poll_next_unpin(cx)));
             let entered = async move {
                 match faults.enter(op).await {
                     Ok(()) => chunks,
                     Err(error) => Box::pin(stream::iter([Err(io::Error::other(error))])) as ByteStream,
                 }
             };
-            Box::pin(stream::once(entered).flatten())
+            let chunks = Box::pin(stream::once(entered).flatten());
+            OutputReader::new(chunks, move |bytes| lock(&reader).passed_on(bytes))
         })
     }
 }
