@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::{
+    connection::Shutdown,
     sessions::{Ended, end_of},
     stdin_queue::STDIN_QUEUE_BYTES,
     websocket,
@@ -146,19 +147,25 @@ impl Flow {
 
 /// Sends everything that there is to send, each message to the kernel before the next one is made: what was told to
 /// the backend as passed on is not lost with this server. Answers with how to close the websocket; none if nobody is
-/// there any more.
+/// there any more. When the server stops, the message that is under way is finished.
 pub(crate) async fn write(
     mut sink: impl Sink<Message, Error = tungstenite::Error> + Unpin,
     [mut stdout, mut stderr]: Outputs,
     ended: &mut Ended,
     mut freed: Option<watch::Receiver<u64>>,
     retention: Duration,
+    mut shutdown: Shutdown,
 ) -> Option<CloseFrame> {
     let mut told_room = 0;
     let mut status_told = false;
     let mut retained = false;
     let mut piece_max_bytes = PIECE_MAX_BYTES;
+    let stops =
+        || Some(websocket::close(CloseCode::Away, "the server stops, the process goes on: attach again"));
     loop {
+        if shutdown.is_requested() {
+            return stops();
+        }
         if let Some(freed) = &mut freed {
             let room = *freed.borrow_and_update() + u64::from(STDIN_QUEUE_BYTES);
             if room - told_room >= TOLD_ROOM_BYTES {
@@ -177,12 +184,13 @@ pub(crate) async fn write(
             next = stdout.next(piece_max_bytes), if !stdout.ended => (&mut stdout, next),
             next = stderr.next(piece_max_bytes), if !stderr.ended => (&mut stderr, next),
             exit = end_of(ended), if tell_status => {
-                // None: the server stops, which whoever called this notices too.
-                let Some(exit) = exit else { return std::future::pending().await };
+                // None: the server stops.
+                let Some(exit) = exit else { return stops() };
                 send(&mut sink, Channel::Status.document(&Status::of(&exit))).await?;
                 status_told = true;
                 continue;
             }
+            () = shutdown.requested() => return stops(),
             () = changed(&mut freed) => continue,
             () = sleep(retention), if status_told && !retained => {
                 retained = true;

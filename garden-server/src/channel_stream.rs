@@ -1,6 +1,6 @@
 //! A process over a websocket: its streams as channels, as `protocol::extension` describes them.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream::SplitStream};
@@ -9,7 +9,10 @@ use protocol::{
     extension::{Channel, SignalRequest, TerminalSize, Windows},
     json,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -29,7 +32,7 @@ use crate::{
 
 /// How long a client may take to take the last messages.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// The same when the server stops, which does not wait long for anybody.
+/// The same from the server's stop on, which does not wait long for anybody.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A process as a client that attached by a websocket is to see it.
@@ -45,7 +48,7 @@ pub(crate) struct Attachment {
 
 /// Serves the websocket until all is told, the server stops, or nobody is left to serve.
 pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
-    let Hijacked { socket, early, mut shutdown } = hijacked;
+    let Hijacked { socket, early, shutdown } = hijacked;
     let Attachment { session, outputs, windowed, retention } = attachment;
     let Session { control, mut ended, .. } = session;
     let gone = socket.peer_gone();
@@ -55,30 +58,34 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
     let (mut sink, messages) = websocket.split();
 
     let (queue, pieces) = StdinQueue::new();
-    let freed = windowed.then(|| pieces.freed());
+    let told_room = windowed.then(|| pieces.freed());
     let (asked, outputs) = channel_output::outputs(outputs, windowed);
     let mut reading = Box::pin(read(messages, control.clone(), queue, asked));
     // In a task of its own, as is what is left to read when the client is gone: what it sent before goes to the
     // process.
     until_end(ended.clone(), async move { write_stdin(pieces, control.as_ref()).await });
 
-    let (messages, frame, patience) = tokio::select! {
+    let mut stop = shutdown.clone();
+    let mut stop_patience = pin!(async move {
+        stop.requested().await;
+        sleep(STOP_PATIENCE).await;
+    });
+    let (messages, frame) = tokio::select! {
         biased;
-        () = shutdown.requested() => {
-            let frame = websocket::close(CloseCode::Away, "the server stops, the process goes on: attach again");
-            (None, frame, STOP_PATIENCE)
-        }
+        // A message is stuck half-way: what follows, were it only a close frame, would push the rest of it out
+        // without the backend's being told, and the client would get it again when it attaches again.
+        () = &mut stop_patience => return,
         (messages, frame) = &mut reading => match frame {
-            Some(frame) => (Some(messages), frame, CLOSE_PATIENCE),
+            Some(frame) => (Some(messages), frame),
             None => return,
         },
         frame = async {
             tokio::select! {
-                frame = channel_output::write(&mut sink, outputs, &mut ended, freed, retention) => frame,
+                frame = channel_output::write(&mut sink, outputs, &mut ended, told_room, retention, shutdown) => frame,
                 () = gone => None,
             }
         } => match frame {
-            Some(frame) => (None, frame, CLOSE_PATIENCE),
+            Some(frame) => (None, frame),
             None => return until_end(ended, async move { drop(reading.await) }),
         },
     };
@@ -97,10 +104,13 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
         };
         if let Ok(websocket) = sink.reunite(messages) {
             // What is left unread would make the kernel throw away what was written.
-            websocket.into_inner().socket.close(patience).await;
+            websocket.into_inner().socket.close(CLOSE_PATIENCE).await;
         }
     };
-    let _ = tokio::time::timeout(patience, closing).await;
+    tokio::select! {
+        () = stop_patience => {}
+        _ = timeout(CLOSE_PATIENCE, closing) => {}
+    }
 }
 
 /// Runs until the process has ended, or the server stops.

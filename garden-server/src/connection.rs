@@ -55,6 +55,10 @@ impl Shutdown {
         // An error says that the server is gone altogether.
         let _ = self.0.wait_for(|stop| *stop).await;
     }
+
+    pub(crate) fn is_requested(&self) -> bool {
+        *self.0.borrow()
+    }
 }
 
 /// A connection that is no longer HTTP.

@@ -39,6 +39,12 @@ async fn until_none_is_open(server: &Server) {
     .await;
 }
 
+/// What the server wrote and the client has not read yet.
+fn unread_bytes(socket: &Socket) -> usize {
+    let mut bytes = vec![std::mem::MaybeUninit::uninit(); 4 * MIB];
+    socket2::SockRef::from(socket.stream.get_ref()).peek(&mut bytes).unwrap_or(0)
+}
+
 async fn is_running(server: &Server, process_id: &str) -> bool {
     let status = server.request(&format!("GET /v1/containers/c1/processes/{process_id}"), "").await;
     assert_eq!(status.status, 200, "{}", status.text());
@@ -287,6 +293,53 @@ async fn a_client_that_takes_nothing_hardly_delays_the_stop() {
     let mut socket = server.run_over_websocket(r#"{"path":"flood"}"#).await;
     socket.stdout(1).await;
     within(server.stop()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_behind_when_the_server_stops_gets_every_byte_once() {
+    let lines: Vec<u8> = (0..400_000).flat_map(|line| format!("{line:07}\n").into_bytes()).collect();
+    let printed = lines.clone();
+    let mut options = FakeOptions { ring_bytes: 8 * MIB, ..FakeOptions::default() };
+    options.programs.insert("lines", move |context: Context| {
+        let printed = printed.clone();
+        async move {
+            context.print(printed).await;
+            context.read_stdin().await;
+            Ok(0)
+        }
+    });
+    let mut server = Server::with_options(options).await;
+    server.create("c1").await;
+    let mut socket = server.run_over_websocket(r#"{"id":"p","path":"lines"}"#).await;
+    let mut stdout = socket.stdout(1).await;
+    // It reads no more, until the kernel takes no more: a message is stuck half-way.
+    let (mut unread, mut before) = (1, 0);
+    while unread > before {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        before = std::mem::replace(&mut unread, unread_bytes(&socket));
+    }
+    server.ask_to_stop();
+    let rest = socket.rest().await;
+    assert_eq!(rest.close.map(|(code, _)| code), Some(1001));
+    stdout.extend(rest.stdout);
+    drop(socket);
+    let fake = server.fake.clone();
+    within(server.stopped()).await;
+
+    let again = Server::before(fake, Config::default()).await;
+    let mut socket = again.attach("p").await;
+    socket.send(CLOSE, [STDIN]).await;
+    stdout.extend(socket.rest().await.stdout);
+    assert!(stdout == lines, "{} bytes came, {} were printed", stdout.len(), lines.len());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_the_close_hardly_delays_the_stop() {
+    let server = Server::with_container().await;
+    let mut socket = server.run_over_websocket(r#"{"path":"true"}"#).await;
+    while socket.next().await.0 != STATUS {}
+    // The server waits five seconds for the client's answer, unless it stops.
+    tokio::time::timeout(Duration::from_secs(4), server.stop()).await.expect("in time");
 }
 
 #[tokio::test]
