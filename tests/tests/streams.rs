@@ -407,3 +407,20 @@ async fn output_that_is_opened_after_the_exit_is_whole() {
     assert_eq!(bytes, 100 * 400_000);
     finish(server).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroying_a_container_with_many_processes_is_nothing_to_warn_of() {
+    if !can_make_containers() {
+        return;
+    }
+    let server = server_with("streams-many", Killable::new()).await;
+    let socket = server.path("socket");
+    let run = || Process::run(&socket, "streams-many", &["sleep", "1000"]).expect("run");
+    let mut processes: Vec<_> = (0..130).map(|_| run()).collect();
+    ask(&socket, "DELETE", "/containers/streams-many", "").expect("destroy");
+    for process in &mut processes {
+        process.exit_status().expect("its end");
+    }
+    assert!(!server.log().contains("WARN"), "{}", server.log());
+    finish(server).await;
+}

@@ -200,11 +200,13 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 
 /// Looks whether the kernel has killed something for want of memory, and keeps it as an event.
 pub async fn note_oom_kills(host: &Arc<Host>, container: &Arc<Container>) {
-    let (host, container) = (Arc::clone(host), Arc::clone(container));
+    let destroying = |container: &Container| container.record().state == State::Destroying;
+    let (host, noting) = (Arc::clone(host), Arc::clone(container));
     let noted = blocking(move || -> Result<(), Error> {
+        let container = noting;
         let kills = host.cgroups.oom_kills(&container.handle)?;
         let seen = container.record().oom_kills_seen;
-        if kills > seen && container.record().state != State::Destroying {
+        if kills > seen && !destroying(&container) {
             host.oom_kills.fetch_add(kills - seen, std::sync::atomic::Ordering::Relaxed);
             container.update(&host.depot, |record| {
                 record.oom_kills_seen = kills;
@@ -213,7 +215,10 @@ pub async fn note_oom_kills(host: &Arc<Host>, container: &Arc<Container>) {
         }
         Ok(())
     });
-    if let Err(error) | Ok(Err(error)) = noted.await {
+    // A container that is being destroyed has no cgroup any more, and nobody who would want to know.
+    if let Err(error) | Ok(Err(error)) = noted.await
+        && !destroying(container)
+    {
         tracing::warn!(error = %protocol::Error::failed(&error), "cannot tell whether a process ran out of memory");
     }
 }
