@@ -319,14 +319,19 @@ async fn where_room_is_scarce_output_that_was_read_goes_and_what_was_not_stays()
     assert_eq!(read(&once), SIZE);
     assert_eq!(read(&once), SIZE, "there is room: it can be read again");
 
-    // Each of these has a share.
+    // These have shares, and hold nothing.
     let crowd: Vec<_> = (0..5).map(|_| Echo::start(&socket, "streams-scarce")).collect();
+    assert_eq!(read(&once), SIZE, "what idles takes no room");
+    // Together more than half of it.
+    let more: Vec<_> = (0..16).map(|_| run()).collect();
     let begun = Instant::now();
-    while metric(&socket, "garden_output_buffer_bytes") != SIZE {
+    while metric(&socket, "garden_output_buffer_bytes") != 17 * SIZE {
         assert!(begun.elapsed() < Duration::from_secs(30), "what was read is still there");
         thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(read(&never), SIZE);
+    for process in more.iter().chain([&never]) {
+        assert_eq!(read(process), SIZE);
+    }
     crowd.into_iter().for_each(Echo::end);
     finish(server).await;
 }

@@ -4,8 +4,9 @@
 //! quarter, and so on, with which they fit. A ring whose process has ended needs no more than it holds. The shares
 //! stand in the rings themselves, and the supervisors keep to them, also while no server runs.
 //!
-//! Before shares become small, output goes that nobody waits for: of processes that have ended, and that a client has
-//! read to its end. It is kept for another minute only where there is plenty of room.
+//! Once rings really hold more than half of it, output goes that nobody waits for: of processes that have ended, and
+//! that a client has read to its end. Else it is kept for another minute. Rings that hold nothing, however many, take
+//! nothing.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +17,6 @@ use std::{
 use tokio::sync::watch;
 
 use crate::supervisor::{MIN_RING_BYTES, RING_CAPACITY_BYTES, RingReader};
-
-/// Shares below this are small.
-const SMALL_SHARE_BYTES: u64 = RING_CAPACITY_BYTES / 4;
 
 /// More rings than this are too many, whatever they hold: each takes descriptors, too.
 const MANY_RINGS: usize = 2000;
@@ -88,7 +86,8 @@ impl OutputBudget {
             members.share_bytes = share;
             members.by_key.values().for_each(|member| member.tell(share));
         }
-        let scarce = share < SMALL_SHARE_BYTES || members.by_key.len() > MANY_RINGS;
+        // Looked at when rings come and go: until the next one comes, nobody needs more than there is.
+        let scarce = members.held_bytes() > self.total_bytes / 2 || members.by_key.len() > MANY_RINGS;
         self.scarce.send_if_modified(|now| std::mem::replace(now, scarce) != scarce);
     }
 
@@ -99,7 +98,7 @@ impl OutputBudget {
 
     /// How many bytes all rings hold.
     pub fn held_bytes(&self) -> u64 {
-        self.members().by_key.values().map(|member| member.ring.held_bytes()).sum()
+        self.members().held_bytes()
     }
 }
 
@@ -123,6 +122,10 @@ impl Drop for Share {
 }
 
 impl Members {
+    fn held_bytes(&self) -> u64 {
+        self.by_key.values().map(|member| member.ring.held_bytes()).sum()
+    }
+
     /// What each may hold of `total` bytes.
     fn share(&self, total: u64) -> u64 {
         let fits = |share: u64| {
@@ -176,7 +179,7 @@ mod tests {
             let room: u64 = rings.iter_mut().map(|(writer, _)| writer.room_bytes(false)).sum();
             assert!(room <= 64 * MIB, "{room} bytes for {count}");
             assert!(room == count * RING_CAPACITY_BYTES || room > 32 * MIB, "{room} bytes for {count}");
-            assert_eq!(*budget.scarcity().borrow(), count > 16, "{count}");
+            assert!(!*budget.scarcity().borrow(), "{count} rings that hold nothing");
         }
         rings.truncate(4);
         assert!(rings.iter_mut().all(|(writer, _)| writer.room_bytes(false) == RING_CAPACITY_BYTES));
@@ -194,6 +197,21 @@ mod tests {
         assert_eq!(rings[0].0.room_bytes(false), RING_CAPACITY_BYTES / 2);
         assert!(!*budget.scarcity().borrow());
         assert_eq!(budget.held_bytes(), 98 * 11);
+    }
+
+    #[test]
+    fn room_is_scarce_while_rings_hold_more_than_half_of_it() {
+        let budget = OutputBudget::new(8 * MIB);
+        let (mut writer, share) = join(&budget);
+        assert!(writer.room_bytes(false) > 4 * MIB);
+        writer.append(&vec![0; 4 * MIB as usize]).unwrap();
+        share.ended();
+        assert!(!*budget.scarcity().borrow());
+        writer.append(b"more than half").unwrap();
+        let _another = join(&budget);
+        assert!(*budget.scarcity().borrow());
+        drop(share);
+        assert!(!*budget.scarcity().borrow());
     }
 
     #[test]

@@ -40,6 +40,13 @@ pub struct Channel {
     room: Arc<OwnedFd>,
     news: watch::Sender<News>,
     readers: Mutex<Readers>,
+    /// Shared with every [`Awaited`].
+    awaited: Arc<()>,
+}
+
+/// A client that has yet to open its reader, for as long as this lives.
+pub struct Awaited {
+    _counted: Arc<()>,
 }
 
 #[derive(Default)]
@@ -81,7 +88,7 @@ impl Channel {
         ring.hold(None);
         let share = budget.join(Arc::clone(&ring), Arc::clone(&room));
         let news = watch::Sender::new(News::default());
-        Ok(Channel { ring, share, room, news, readers: Mutex::default() })
+        Ok(Channel { ring, share, room, news, readers: Mutex::default(), awaited: Arc::default() })
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {
@@ -112,9 +119,16 @@ impl Channel {
         self.ring.is_full()
     }
 
-    /// Whether all that it holds has reached a client.
-    pub fn is_delivered(&self) -> bool {
-        self.ring.delivered() == self.ring.written()
+    /// Whether a client has all that it holds, and nobody is there to read it again.
+    pub fn is_unwanted(&self) -> bool {
+        let written = self.ring.written();
+        let awaited = written > 0 && Arc::strong_count(&self.awaited) > 1;
+        self.ring.delivered() == written && !awaited && !self.has_readers()
+    }
+
+    /// Counts a client that may open a reader.
+    pub fn awaited(&self) -> Awaited {
+        Awaited { _counted: Arc::clone(&self.awaited) }
     }
 
     pub fn has_readers(&self) -> bool {

@@ -242,9 +242,16 @@ impl Outputs {
         self.stdout.has_readers() || self.stderr.has_readers()
     }
 
-    /// Whether a client has all of it, and nobody reads it again.
+    /// Whether a client has all of it, and nobody is there to read it again.
     fn is_unwanted(&self) -> bool {
-        self.stdout.is_delivered() && self.stderr.is_delivered() && !self.has_readers()
+        self.stdout.is_unwanted() && self.stderr.is_unwanted()
+    }
+
+    fn of(&self, which: Which) -> &Arc<Channel> {
+        match which {
+            Which::Stdout => &self.stdout,
+            Which::Stderr => &self.stderr,
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -309,25 +316,31 @@ impl Entry {
     }
 
     fn process(self: &Arc<Self>, position: impl Fn(&Channel) -> u64) -> Process {
-        let outputs = self.outputs();
-        let position_of = |channel: Option<&Arc<Channel>>| channel.map_or(0, |channel| position(channel));
         let exit = self.exit.clone();
         Process {
             id: self.id.clone(),
-            stdout: self.output(Which::Stdout, position_of(outputs.as_ref().map(|outputs| &outputs.stdout))),
-            stderr: self.output(Which::Stderr, position_of(outputs.as_ref().map(|outputs| &outputs.stderr))),
+            stdout: self.output(Which::Stdout, &position),
+            stderr: self.output(Which::Stderr, &position),
             control: Arc::clone(self) as Arc<dyn ProcessControl>,
             exit: Box::pin(wait(exit)),
         }
     }
 
-    fn output(self: &Arc<Self>, which: Which, position: u64) -> Output {
+    fn output(self: &Arc<Self>, which: Which, position: impl Fn(&Channel) -> u64) -> Output {
         let entry = Arc::clone(self);
-        Output::with_progress(move || match (entry.outputs(), which) {
-            (Some(outputs), Which::Stdout) => outputs.stdout.reader(position),
-            (Some(outputs), Which::Stderr) => outputs.stderr.reader(position),
-            // Let go of a minute after the end.
-            (None, _) => OutputReader::new(Box::pin(futures_util::stream::empty()), |_| {}),
+        let outputs = self.outputs();
+        let channel = outputs.as_ref().map(|outputs| outputs.of(which));
+        let position = channel.map_or(0, |channel| position(channel));
+        let awaited = Mutex::new(channel.map(|channel| channel.awaited()));
+        Output::with_progress(move || {
+            let Some(outputs) = entry.outputs() else {
+                // Let go of a minute after the end.
+                return OutputReader::new(Box::pin(futures_util::stream::empty()), |_| {});
+            };
+            let reader = outputs.of(which).reader(position);
+            // From now on the reader itself is counted.
+            awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
+            reader
         })
     }
 

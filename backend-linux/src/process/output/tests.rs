@@ -34,6 +34,24 @@ async fn a_reader_with_nothing_to_read_has_its_five_seconds_once_there_is() {
     assert_eq!(writer.room_bytes(true), RING_CAPACITY_BYTES);
 }
 
+#[tokio::test]
+async fn what_a_client_has_is_wanted_while_another_has_yet_to_open_it() {
+    let (mut writer, channel) = channel();
+    let silent = channel.awaited();
+    assert!(channel.is_unwanted(), "there is nothing");
+    drop(silent);
+    writer.append(b"output").unwrap();
+    assert!(!channel.is_unwanted(), "nobody has it");
+    let mut reader = channel.reader(0);
+    let other = channel.awaited();
+    assert_eq!(reader.next().await.unwrap().unwrap(), "output");
+    reader.passed_on(6);
+    drop(reader);
+    assert!(!channel.is_unwanted(), "the other client has yet to open it");
+    drop(other);
+    assert!(channel.is_unwanted());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_is_behind_stalls_however_much_more_comes() {
     let (mut writer, channel) = channel();
