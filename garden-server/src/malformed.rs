@@ -1,5 +1,6 @@
 //! Requests that are answered before anybody asks what they want: hyper takes them, but they are not HTTP as this
-//! server speaks it, or two readers could understand them differently.
+//! server speaks it, or two readers could understand them differently. (A length beside chunks is not seen here: hyper
+//! takes the chunks, as RFC 9112 allows, and closes the connection behind them.)
 
 use hyper::{
     HeaderMap, Request, StatusCode,
