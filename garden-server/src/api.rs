@@ -22,6 +22,7 @@ use crate::{
     request::{Parts, Request},
     response,
     sessions::Sessions,
+    socket::Peer,
     websocket::Handshake,
 };
 
@@ -46,22 +47,31 @@ pub(crate) fn routes(app: Arc<App>) -> Routes {
         .and(warp::path::full())
         .and(warp::ext::optional::<Query>())
         .and(warp::ext::optional::<Handshake>())
+        .and(warp::ext::optional::<Peer>())
         .and(warp::body::stream())
-        .then(move |method: Method, path: FullPath, query: Option<Query>, handshake, body| {
-            let app = app.clone();
-            let query = query.map_or_else(String::new, |Query(query)| query);
-            async move {
-                let body = body::within(app.config.read_body_timeout, to_bytes(body));
-                // These have no body that anybody would wait for.
-                if matches!(method, Method::GET | Method::DELETE | Method::HEAD) {
-                    return answer(&app, &method, path.as_str(), query, handshake, body).await;
+        .then(
+            move |method: Method,
+                  path: FullPath,
+                  query: Option<Query>,
+                  handshake,
+                  peer: Option<Peer>,
+                  body| {
+                let app = app.clone();
+                let query = query.map_or_else(String::new, |Query(query)| query);
+                async move {
+                    let peer = peer.unwrap_or_default();
+                    let body = body::within(app.config.read_body_timeout, to_bytes(body));
+                    // These have no body that anybody would wait for.
+                    if matches!(method, Method::GET | Method::DELETE | Method::HEAD) {
+                        return answer(&app, &method, path.as_str(), query, handshake, &peer, body).await;
+                    }
+                    let (body, rest) = body::lend(body);
+                    let response = answer(&app, &method, path.as_str(), query, handshake, &peer, body).await;
+                    rest.drain().await;
+                    response
                 }
-                let (body, rest) = body::lend(body);
-                let response = answer(&app, &method, path.as_str(), query, handshake, body).await;
-                rest.drain().await;
-                response
-            }
-        })
+            },
+        )
         .boxed()
 }
 
@@ -71,6 +81,7 @@ async fn answer(
     path: &str,
     query: String,
     handshake: Option<Handshake>,
+    peer: &Peer,
     body: ByteStream,
 ) -> Response {
     let observed = app.metrics.request();
@@ -78,7 +89,7 @@ async fn answer(
         Match::Found(route, parameters) => {
             let max_json_body_bytes = app.config.max_json_body_bytes;
             let parts = Parts { parameters, query, handshake, body, max_json_body_bytes };
-            let done = read_and_perform(app, route, parts).await;
+            let done = read_and_perform(app, route, parts, peer).await;
             let ok = done.is_ok();
             let response = done.unwrap_or_else(|error| failed(method, path, &error));
             observed.performed(route, ok, response.status());
@@ -109,12 +120,17 @@ fn aside(app: &App, method: &Method, path: &str) -> (Option<&'static str>, Respo
     }
 }
 
-async fn read_and_perform(app: &Arc<App>, route: Route, parts: Parts) -> protocol::Result<Response> {
+async fn read_and_perform(
+    app: &Arc<App>,
+    route: Route,
+    parts: Parts,
+    peer: &Peer,
+) -> protocol::Result<Response> {
     // The first parameter of every route is the handle. Bulk calls and listing have none: a scheduler polls them for
     // ever.
     let hold = parts.parameters.first().map(|handle| app.grace.hold(handle));
     let request = Request::read(route, parts).await?;
-    perform(app, request, hold).await
+    perform(app, request, hold, peer).await
 }
 
 fn to_bytes(

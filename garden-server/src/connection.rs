@@ -39,7 +39,7 @@ use crate::{
     guard::{Guard, Refusal},
     malformed,
     metrics::Metrics,
-    socket::{FlushNoting, Socket},
+    socket::{FlushNoting, Peer, Socket},
     websocket::Handshake,
 };
 
@@ -104,14 +104,15 @@ pub(crate) struct Service {
 /// Serves one connection to its end.
 pub(crate) async fn serve(socket: Socket, service: Service, mut shutdown: Shutdown) {
     let exchange = Arc::new(Exchange::default());
-    let io = FlushNoting { socket, flushed: exchange.flushed.clone() };
+    let peer = Peer::default();
+    let io = FlushNoting { socket, flushed: exchange.flushed.clone(), peer: peer.clone() };
     let over_tcp = io.socket.is_tcp();
     let mut http = http1::Builder::new();
     http.half_close(true)
         .title_case_headers(true)
         .timer(TokioTimer::new())
         .header_read_timeout(service.read_header_timeout);
-    let http_service = Http { service, exchange: exchange.clone(), over_tcp };
+    let http_service = Http { service, exchange: exchange.clone(), over_tcp, peer };
     let mut connection = http.serve_connection(TokioIo::new(io), http_service).with_upgrades();
 
     let mut stopping = false;
@@ -214,6 +215,7 @@ struct Http {
     service: Service,
     exchange: Arc<Exchange>,
     over_tcp: bool,
+    peer: Peer,
 }
 
 /// Whether a header is there. Few are: that is seen sooner than their names' hashes are made.
@@ -240,6 +242,7 @@ impl hyper::service::Service<Request<Incoming>> for Http {
         let busy = BusyMark(self.exchange.clone());
         // The answers to a client that does not ask are those of the protocol. What needs no guard has no extensions.
         let tell_extensions = self.service.guard.is_some() && has(request.headers(), &EXTENSIONS);
+        request.extensions_mut().insert(self.peer.clone());
         if let Some(query) = request.uri().query() {
             let query = Query(query.to_owned());
             request.extensions_mut().insert(query);

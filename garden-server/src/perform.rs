@@ -30,10 +30,17 @@ use crate::{
     response::{self, created, done, json},
     result,
     sessions::{Session, SessionKind},
+    socket::Peer,
 };
 
 /// Does what the request asks. `hold` keeps the container's grace clock from running as long as its streams are open.
-pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>) -> Result<Response> {
+/// Only what waits for a process is given up when `peer` is gone.
+pub(crate) async fn perform(
+    app: &Arc<App>,
+    request: Request,
+    hold: Option<Hold>,
+    peer: &Peer,
+) -> Result<Response> {
     let backend = &app.backend;
     match request {
         Request::Ping => backend.ping().await.map(|()| done()),
@@ -137,7 +144,8 @@ pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>
             let outputs = outputs_of(&process);
             let session = app.sessions.open(handle, process, SessionKind::Run);
             session.control.close_stdin().await?;
-            json(&result::collect(session.process_id, session.ended, outputs, encoding).await?)
+            let result = result::collect(session.process_id, session.ended, outputs, encoding);
+            json(&unless_gone(peer, result).await?)
         }
         Request::ProcessStatus { handle, process_id } => {
             let process = backend.attach(&handle, &process_id).await?;
@@ -148,7 +156,8 @@ pub(crate) async fn perform(app: &Arc<App>, request: Request, hold: Option<Hold>
             let process = attach(app, &handle, &process_id, true).await?;
             let outputs = outputs_of(&process);
             let session = app.sessions.open(handle, process, SessionKind::Attach);
-            json(&result::collect(process_id, session.ended, outputs, encoding).await?)
+            let result = result::collect(process_id, session.ended, outputs, encoding);
+            json(&unless_gone(peer, result).await?)
         }
         Request::SignalProcess { handle, process_id, signal } => {
             backend.attach(&handle, &process_id).await?.control.signal(signal).await?;
@@ -183,6 +192,15 @@ async fn attach(app: &App, handle: &str, process_id: &str, from_start: bool) -> 
 
 fn outputs_of(process: &Process) -> [Output; 2] {
     [process.stdout.clone(), process.stderr.clone()]
+}
+
+/// Waits for as long as there is somebody who waits.
+async fn unless_gone<T>(peer: &Peer, wait: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        result = wait => result,
+        () = peer.gone() => Err(Error::Failed { message: "the client left before the process ended".to_owned() }),
+    }
 }
 
 /// Runs in a task of its own, so that a client which leaves cannot stop it half-way.

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -16,6 +16,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::{TcpStream, UnixStream},
+    sync::oneshot,
     time::{Instant, Sleep, sleep},
 };
 
@@ -262,10 +263,41 @@ impl AsyncWrite for Patient {
 
 /// A socket that notes when it is flushed. hyper flushes only when its own buffer is empty, so that a flush after a
 /// head was written says that the head is in the kernel.
-#[derive(Debug)]
 pub(crate) struct FlushNoting {
     pub(crate) socket: Socket,
     pub(crate) flushed: Arc<AtomicBool>,
+    pub(crate) peer: Peer,
+}
+
+/// Whoever is at the other end of a connection that hyper has. hyper itself does not notice that one left while its
+/// request is being worked on, since one that closed only its half still wants the answer.
+#[derive(Clone, Default)]
+pub(crate) struct Peer(Arc<Mutex<Option<oneshot::Sender<Gone>>>>);
+
+type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Peer {
+    /// Resolves as [`Socket::peer_gone`] does. For a request's future: hyper flushes each time it has polled that.
+    pub(crate) async fn gone(&self) {
+        let (sender, watch) = oneshot::channel();
+        *self.lock() = Some(sender);
+        match watch.await {
+            Ok(gone) => gone.await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<oneshot::Sender<Gone>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self, socket: &Socket) {
+        if let Some(asked) = self.lock().take() {
+            // A TCP peer that vanished says nothing unless it is asked.
+            socket.tune();
+            let _ = asked.send(Box::pin(socket.peer_gone()));
+        }
+    }
 }
 
 impl AsyncRead for FlushNoting {
@@ -296,6 +328,7 @@ impl AsyncWrite for FlushNoting {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.peer.watch(&self.socket);
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         self.flushed.store(true, Ordering::Relaxed);
         Poll::Ready(Ok(()))

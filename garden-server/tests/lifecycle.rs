@@ -91,6 +91,37 @@ async fn an_open_stream_holds_the_clock_and_a_list_does_not() {
 }
 
 #[tokio::test]
+async fn a_client_that_vanishes_while_it_waits_for_a_result_holds_nothing() {
+    let server = Server::with_container().await;
+    let run = "POST /v1/containers/c1/processes";
+    assert_eq!(server.request(run, r#"{"id":"p","path":"hold"}"#).await.status, 201);
+    let get = |id| format!("GET /v1/containers/c1/processes/{id}/result HTTP/1.1\r\nHost: api\r\n\r\n");
+    let wait = r#"{"id":"q","path":"hold"}"#;
+    let post =
+        format!("{run}?wait=true HTTP/1.1\r\nHost: api\r\nContent-Length: {}\r\n\r\n{wait}", wait.len());
+    // Who closed only its half still waits.
+    let mut half = server.connect().await;
+    half.send(get("p")).await;
+    half.half_close().await;
+    for request in [post, get("q")] {
+        let mut raw = server.connect().await;
+        raw.send(request).await;
+        while server.request("GET /v1/containers/c1/processes/q", "").await.status != 200 {}
+    }
+    server.request("POST /v1/containers/c1/processes/p/signal", r#"{"signal":"kill"}"#).await;
+    assert_eq!(half.response().await.json()["exit_status"], 137);
+    drop(half);
+    server.until_unconnected().await;
+    assert_eq!(
+        server.request("GET /v1/containers/c1/processes/q", "").await.json()["exit_status"],
+        serde_json::json!(null)
+    );
+    // And the grace clock runs.
+    assert_eq!(server.request("PUT /containers/c1/grace_time", "50000000").await.status, 200);
+    until_gone(&server, "c1").await;
+}
+
+#[tokio::test]
 async fn the_clock_of_an_earlier_servers_containers_starts_with_the_server() {
     let server = Server::start().await;
     let body = r#"{"handle":"c","grace_time":60000000000}"#;

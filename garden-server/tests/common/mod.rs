@@ -105,6 +105,24 @@ impl Server {
         (raw, first["stream_id"].as_str().unwrap().to_owned())
     }
 
+    /// How many connections to the unix socket the server has.
+    fn connections(&self) -> usize {
+        let path = self.socket.to_str().unwrap();
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+        // One of them is the listener.
+        sockets.lines().filter(|line| line.ends_with(path)).count() - 1
+    }
+
+    /// Waits until the server has no connection to the unix socket.
+    pub async fn until_unconnected(&self) {
+        within(async {
+            while self.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
     /// Asks the server to stop; resolves when it has.
     pub async fn stop(mut self) {
         self.ask_to_stop();
