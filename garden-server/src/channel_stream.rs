@@ -35,6 +35,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// The same from the server's stop on, which does not wait long for anybody.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a process may take to take input whose client is gone: then only what waits for it already is kept, and
+/// not the connection with what it may hold beyond that.
+const INPUT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A process as a client that attached by a websocket is to see it.
 pub(crate) struct Attachment {
     pub(crate) session: Session,
@@ -58,7 +62,8 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
     let (mut sink, messages) = websocket.split();
 
     let (queue, pieces) = StdinQueue::new();
-    let told_room = windowed.then(|| pieces.freed());
+    let taken = pieces.freed();
+    let told_room = windowed.then(|| taken.clone());
     let (asked, outputs) = channel_output::outputs(outputs, windowed);
     let mut reading = Box::pin(read(messages, control.clone(), queue, asked));
     // In a task of its own, as is what is left to read when the client is gone: what it sent before goes to the
@@ -86,7 +91,14 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
             }
         } => match frame {
             Some(frame) => (None, frame),
-            None => return until_end(ended, async move { drop(reading.await) }),
+            None => {
+                return until_end(ended, async move {
+                    tokio::select! {
+                        _ = reading => {}
+                        () = stuck(taken) => tracing::debug!("a client left input that its process does not take"),
+                    }
+                });
+            }
         },
     };
     tracing::debug!(
@@ -111,6 +123,11 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
         () = stop_patience => {}
         _ = timeout(CLOSE_PATIENCE, closing) => {}
     }
+}
+
+/// Waits until the process has not taken any input for long.
+async fn stuck(mut taken: watch::Receiver<u64>) {
+    while let Ok(Ok(())) = timeout(INPUT_PATIENCE, taken.changed()).await {}
 }
 
 /// Runs until the process has ended, or the server stops.
