@@ -17,6 +17,11 @@
 //! sends no more input than the server asked for. Then both ends can always read what the other one sends, and a
 //! reader that stops costs only its own output. The status is then sent as soon as nothing can be sent before it, and
 //! the stream ends when the outputs that were asked for have.
+//!
+//! Without windows the server stops reading while it holds a MiB of input that the process does not take: until it takes
+//! some, what comes behind is not seen, signals and pings too. A client of that kind is not to take a missing pong for a
+//! lost connection. And of a client that is gone, what the server has not read yet is dropped when the process takes no
+//! input for five seconds.
 
 use serde::{Deserialize, Serialize};
 
