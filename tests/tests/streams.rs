@@ -132,6 +132,26 @@ async fn a_client_that_never_reads_holds_up_its_own_process_only_and_that_for_fi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stalls_is_given_up_on_while_the_other_output_flows() {
+    const SIZE: u64 = 60_000_000;
+    if !can_make_containers() {
+        return;
+    }
+    let server = server_with("streams-flow", Killable::new()).await;
+    let socket = server.path("socket");
+    let script =
+        format!("read go; while :; do echo on >&2; sleep 0.1; done & head -c {SIZE} /dev/zero; kill $!");
+    let mut writer = Process::run(&socket, "streams-flow", &["sh", "-c", &script]).expect("run");
+    let _dead = writer.output(&socket, "stdout").expect("its output");
+    send(&writer, "go\\n");
+    let (told, end) = std::sync::mpsc::channel();
+    thread::spawn(move || told.send(writer.exit_status()));
+    let status = end.recv_timeout(Duration::from_secs(60)).expect("the process is held up for ever");
+    assert_eq!(status.expect("the writer's end"), 0);
+    finish(server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_is_slow_but_alive_loses_nothing() {
     const SIZE: u64 = RING_BYTES + 3 * MIB;
     if !can_make_containers() {

@@ -294,9 +294,9 @@ impl Entry {
             let _ = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut counter)?));
         };
         if outputs.is_full() {
-            if tokio::time::timeout(STALL_LOOK_INTERVAL, readable).await.is_err()
-                && (outputs.stdout.give_up_on_stalled() | outputs.stderr.give_up_on_stalled())
-            {
+            // Whether news came or not: those of one output say nothing of the other's reader.
+            let _ = tokio::time::timeout(STALL_LOOK_INTERVAL, readable).await;
+            if outputs.stdout.give_up_on_stalled() | outputs.stderr.give_up_on_stalled() {
                 tracing::warn!(process = self.id, "a client has stopped reading: output may be dropped");
             }
         } else {
