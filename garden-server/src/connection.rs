@@ -242,7 +242,10 @@ impl hyper::service::Service<Request<Incoming>> for Http {
         let busy = BusyMark(self.exchange.clone());
         // The answers to a client that does not ask are those of the protocol. What needs no guard has no extensions.
         let tell_extensions = self.service.guard.is_some() && has(request.headers(), &EXTENSIONS);
-        request.extensions_mut().insert(self.peer.clone());
+        // Requests that wait for a process are all there, and an extension is dear beside a ping.
+        if request.uri().path().starts_with(extension::PREFIX) {
+            request.extensions_mut().insert(self.peer.clone());
+        }
         if let Some(query) = request.uri().query() {
             let query = Query(query.to_owned());
             request.extensions_mut().insert(query);

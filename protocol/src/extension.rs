@@ -47,6 +47,9 @@ pub const MESSAGE_MAX_BYTES: usize = 1 << 20;
 /// What a message of input, or its end, takes up of the window besides its bytes: it costs something to keep.
 pub const INPUT_MESSAGE_COST_BYTES: u32 = 64;
 
+/// What the paths of all of them begin with.
+pub const PREFIX: &str = "/v1/";
+
 /// The routes.
 pub const ROUTES: &[RouteDef] = &[
     ordinary(Route::StartProcess, "start_process", "POST", "/v1/containers/:handle/processes"),
@@ -322,6 +325,11 @@ mod tests {
         let nameless = br#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[]}}"#;
         let error = json::decode::<Status>(nameless).unwrap().into_exit().unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    }
+
+    #[test]
+    fn every_path_begins_alike() {
+        assert!(ROUTES.iter().all(|route| route.path.starts_with(PREFIX)));
     }
 
     #[test]
