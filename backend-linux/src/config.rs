@@ -4,6 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use ipnetwork::Ipv4Network;
 
+use crate::defence::Defences;
+
 /// Settings of a [`LinuxBackend`](crate::LinuxBackend); [`Config::default`] is what FLAGS in the README states.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -28,6 +30,8 @@ pub struct Config {
     pub output_buffer_total_bytes: u64,
     /// Addresses, ports and rules.
     pub network: NetworkConfig,
+    /// What keeps containers from the host.
+    pub defences: Defences,
     /// For tests of recovery: the server kills itself with SIGKILL at this write of a container's record. Odd numbers
     /// 2n-1 die before the n-th record is in place, even ones 2n just after.
     pub die_at_record_write: Option<u64>,
@@ -63,6 +67,7 @@ impl Default for Config {
             destroy_containers_on_startup: false,
             output_buffer_total_bytes: 1 << 30,
             network: NetworkConfig::default(),
+            defences: Defences::default(),
             die_at_record_write: None,
         }
     }

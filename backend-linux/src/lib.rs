@@ -10,6 +10,7 @@ mod cgroup;
 mod check;
 mod config;
 mod container;
+mod defence;
 mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -30,3 +31,4 @@ mod telemetry;
 pub use backend::LinuxBackend;
 pub use check::{Error, check, cleanup};
 pub use config::{Config, NetworkConfig};
+pub use defence::{Defence, Defences};

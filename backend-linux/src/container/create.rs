@@ -177,6 +177,7 @@ fn prepare(
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
         open_files: host.open_files,
+        defences: host.config.defences.clone(),
     };
     Ok(Request::Start(Box::new(request)))
 }

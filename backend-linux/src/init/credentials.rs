@@ -2,6 +2,7 @@
 
 use std::io;
 
+use backend_linux::supervisor::{Defence, Defences};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, remove_capability_from_bounding_set,
@@ -25,10 +26,16 @@ pub fn become_root() -> io::Result<()> {
 }
 
 /// Takes a user's groups, id and default capabilities, for good.
-pub fn become_user(user: &User, privileged: bool) -> io::Result<()> {
+pub fn become_user(user: &User, privileged: bool, defences: &Defences) -> io::Result<()> {
     let root = user.uid == 0;
+    let wanted = match (privileged, root) {
+        _ if !defences.have(Defence::Capabilities) => u64::MAX,
+        (false, _) => UNPRIVILEGED,
+        (true, true) => PRIVILEGED_ROOT,
+        (true, false) => PRIVILEGED_USER,
+    };
     // Only who still has the capability for it can cut the bounding set down.
-    let allowed = bound_capabilities(privileged, root)?;
+    let allowed = bound_capabilities(wanted)?;
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     setgroups(&groups)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
@@ -43,12 +50,7 @@ pub fn become_user(user: &User, privileged: bool) -> io::Result<()> {
 }
 
 /// Gives up what no process of the container may ever have; the rest is what it may.
-fn bound_capabilities(privileged: bool, root: bool) -> io::Result<CapabilitySet> {
-    let wanted = match (privileged, root) {
-        (false, _) => UNPRIVILEGED,
-        (true, true) => PRIVILEGED_ROOT,
-        (true, false) => PRIVILEGED_USER,
-    };
+fn bound_capabilities(wanted: u64) -> io::Result<CapabilitySet> {
     let mut allowed = CapabilitySet::empty();
     for number in 0..u64::BITS {
         let Some(capability) = CapabilitySet::from_bits(1 << number) else { continue };

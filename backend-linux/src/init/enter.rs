@@ -141,7 +141,7 @@ impl Inside<'_> {
 
     /// Becomes the user, with what capabilities belong to it.
     pub fn become_user(&self) -> Result<(), Failure> {
-        credentials::become_user(&self.user, self.container.is_privileged())
+        credentials::become_user(&self.user, self.container.is_privileged(), &self.container.defences)
             .map_err(failed("become the user"))
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Bind, StartRequest, recv, send},
+    supervisor::{Bind, Defence, Defences, StartRequest, recv, send},
     sys::{close_all_but, reset_signals, set_mount_read_only},
 };
 use nix::{
@@ -108,7 +108,7 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
 
     own.attach(&root, &dev, &devpts)?;
     // Before the bind mounts, which may show parts of /proc elsewhere.
-    own.hide_host(&dev)?;
+    own.hide_host(&dev, &request.defences)?;
     for bind in &request.binds {
         let mount = if bind.from_container { own_bind(&root, bind)? } else { next()? };
         bind_at(&root, &bind.target, &mount).context(&format!("bind mount at {:?}", bind.target))?;
@@ -117,7 +117,8 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
         make(&root, "tmp".as_ref(), FileType::Directory, 0o1777).context("make /tmp")?;
     }
     sethostname(request.hostname.as_bytes()).context("set the host name")?;
-    credentials::become_user(&User::root(), request.id_map.is_none()).context("give up capabilities")?;
+    credentials::become_user(&User::root(), request.id_map.is_none(), &request.defences)
+        .context("give up capabilities")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbid tracing")?;
     // Without its supervisor nobody would ever hear of the container again.
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the supervisor")?;
@@ -168,12 +169,13 @@ impl FileSystems {
         Ok(())
     }
 
-    fn hide_host(&self, dev: &OwnedFd) -> Outcome<()> {
+    fn hide_host(&self, dev: &OwnedFd, defences: &Defences) -> Outcome<()> {
         let masked = MASKED_IN_PROC.iter().map(|name| (&self.proc, name));
-        for (mount, name) in masked.chain(MASKED_IN_SYS.iter().map(|name| (&self.sys, name))) {
+        let masked = masked.chain(MASKED_IN_SYS.iter().map(|name| (&self.sys, name)));
+        for (mount, name) in masked.filter(|_| defences.have(Defence::MaskedPaths)) {
             mask(mount, name, dev).context(&format!("mask {name:?} of /proc or /sys"))?;
         }
-        for name in READ_ONLY_IN_PROC {
+        for name in READ_ONLY_IN_PROC.iter().filter(|_| defences.have(Defence::ReadOnlyPaths)) {
             let make_read_only = || -> io::Result<()> {
                 let Some(place) = beneath(&self.proc, name)? else { return Ok(()) };
                 let same = clone_of(&place, "", OpenTreeFlags::AT_EMPTY_PATH)?;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{CgroupEntry, Failure, IdRange, StartRequest, Terminal, recv, send},
+    supervisor::{CgroupEntry, Defences, Failure, IdRange, StartRequest, Terminal, recv, send},
     sys::{Forked, fork},
 };
 use nix::sched::{CloneFlags, setns};
@@ -33,6 +33,7 @@ pub struct Container {
     pub main_cgroup: Cgroup,
     /// How many descriptors its processes may have open by default.
     pub open_files: Option<u64>,
+    pub defences: Defences,
 }
 
 /// A cgroup held open: what a child writes to, and where it is born.
@@ -117,18 +118,16 @@ impl Container {
         };
         drop(theirs);
         match finish(request, pid, pidfd.as_fd(), ours.as_fd(), namespaces_made) {
-            Ok(devpts) => {
-                let (id_map, open_files) = (request.id_map.clone(), request.open_files);
-                Ok(Container {
-                    init: pid,
-                    init_pidfd: pidfd,
-                    alive: true,
-                    id_map,
-                    devpts,
-                    main_cgroup,
-                    open_files,
-                })
-            }
+            Ok(devpts) => Ok(Container {
+                init: pid,
+                init_pidfd: pidfd,
+                alive: true,
+                id_map: request.id_map.clone(),
+                devpts,
+                main_cgroup,
+                open_files: request.open_files,
+                defences: request.defences.clone(),
+            }),
             Err(failure) => {
                 // Its end is certain: it is killed from outside of its pid namespace.
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use protocol::ResourceLimits;
 use serde::{Deserialize, Serialize};
 
-pub use crate::cgroup::CgroupEntry;
+pub use crate::{
+    cgroup::CgroupEntry,
+    defence::{Defence, Defences},
+};
 
 /// What the server asks of a supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -158,6 +161,9 @@ pub struct StartRequest {
     /// with. None: what the supervisor was started with.
     #[serde(default)]
     pub open_files: Option<u64>,
+    /// What keeps its processes from the host.
+    #[serde(default)]
+    pub defences: Defences,
 }
 
 /// Where a root filesystem comes from.
