@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     backend::remove,
-    container::{Host, blocking},
+    container::{Host, Pool, blocking},
     slots::Slots,
 };
 
@@ -26,6 +26,7 @@ pub fn start(host: &Arc<Host>, slots: &Arc<Slots>) -> Vec<JoinHandle<()>> {
         tokio::spawn(scan_disks(Arc::clone(host), Arc::clone(slots))),
         tokio::spawn(retry_destroys(Arc::clone(host), Arc::clone(slots))),
         tokio::spawn(empty_trash(Arc::clone(host))),
+        tokio::spawn(Pool::fill(Arc::clone(host))),
     ]
 }
 

@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::{
     Config,
     cgroup::Cgroups,
-    container::{self, Depot, Host, blocking},
+    container::{self, Depot, Host, Pool, blocking},
     network::Network,
     process::{InitBinary, OutputBudget},
     rootfs::Store,
@@ -53,6 +53,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     let open_files = raise_descriptor_limit();
     let trash = tokio::sync::Notify::new();
     let output_budget = OutputBudget::new(config.output_buffer_total_bytes);
+    let prepared = Pool::new(config.prepared_containers);
     Ok(Host {
         config,
         depot,
@@ -60,6 +61,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         cgroups,
         network,
         init,
+        prepared,
         output_budget,
         open_files,
         oom_kills: AtomicU64::new(0),

@@ -22,6 +22,8 @@ pub struct Config {
     pub default_rootfs: String,
     /// Containers at most; 0: as many as the address pool bears.
     pub max_containers: u64,
+    /// How many supervisors wait with namespaces and a network for a container to come.
+    pub prepared_containers: usize,
     /// Refuse privileged containers.
     pub disable_privileged_containers: bool,
     /// Destroy what an earlier server left instead of adopting it.
@@ -63,6 +65,7 @@ impl Default for Config {
             init_binary: None,
             default_rootfs: String::new(),
             max_containers: 0,
+            prepared_containers: 8,
             disable_privileged_containers: false,
             destroy_containers_on_startup: false,
             output_buffer_total_bytes: 1 << 30,

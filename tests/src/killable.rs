@@ -15,6 +15,9 @@ use crate::linux::{PORTS, Slot};
 /// How long a server may take to answer, and to die.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many supervisors wait for a container while a server runs.
+pub const PREPARED: usize = 1;
+
 /// A server in a directory of its own, with its own tag and addresses.
 pub struct Killable {
     directory: tempfile::TempDir,
@@ -54,6 +57,11 @@ impl Killable {
         self.child.as_ref().expect("a running server").id()
     }
 
+    /// How the names of its links begin.
+    pub fn link_prefix(&self) -> String {
+        format!("g{}-", self.slot.tag())
+    }
+
     /// The most memory that the server ever had, in KiB.
     pub fn peak_memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server's status");
@@ -85,6 +93,7 @@ impl Killable {
             .arg(self.path("depot"))
             .arg("--store")
             .arg(self.path("store"))
+            .args(["--prepared-containers", &PREPARED.to_string()])
             .args(&self.options)
             .args(subcommand)
             .stdin(Stdio::null());
@@ -178,9 +187,10 @@ impl Killable {
             let entries = fs::read_dir(self.path(below)).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| entry.path().display().to_string()));
         }
-        let link = |name: &str| name.starts_with(&format!("g{}-", self.slot.tag()));
+        let link = |name: &str| name.starts_with(&self.link_prefix());
         let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-        left.extend(links.filter_map(|link| link.file_name().into_string().ok()).filter(|name| link(name)));
+        let links = links.filter_map(|link| link.file_name().into_string().ok()).filter(|name| link(name));
+        left.extend(links.skip(if self.child.is_some() { PREPARED } else { 0 }));
         let group = format!("garden-{}", self.slot.tag());
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
         for base in hierarchies.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]) {

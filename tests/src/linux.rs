@@ -74,6 +74,8 @@ impl Slot {
             depot: directory.join("depot"),
             store: directory.join("store"),
             max_containers: MAX_CONTAINERS,
+            // So that containers are made of what was prepared, and of nothing, by turns.
+            prepared_containers: 1,
             ..Default::default()
         };
         config.network.pool = self.pool().parse().expect("a subnet");
@@ -126,7 +128,7 @@ async fn close(
     directory: TempDir,
     backend: Weak<LinuxBackend>,
 ) -> Result<(), String> {
-    let of_containers = none_left(|| left_by_containers(&config)).await;
+    let of_containers = none_left(|| left_by_containers(&config, config.prepared_containers)).await;
     let running =
         none_left(|| backend.upgrade().map(|_| "the backend, still in use".into()).into_iter().collect());
     running.await?;
@@ -159,16 +161,15 @@ async fn none_left(find: impl Fn() -> Vec<String>) -> Result<(), String> {
     }
 }
 
-fn left_by_containers(config: &Config) -> Vec<String> {
+/// `prepared`: how many links may wait for a container.
+fn left_by_containers(config: &Config, prepared: usize) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let containers = names_in(&config.depot.join("containers"));
     found.extend(containers.iter().map(|name| format!("depot entry {name}")));
     let link_prefix = format!("g{}-", config.tag);
-    for name in names_in(Path::new("/sys/class/net")) {
-        if name.starts_with(&link_prefix) {
-            found.push(format!("link {name}"));
-        }
-    }
+    let mut links = names_in(Path::new("/sys/class/net"));
+    links.retain(|name| name.starts_with(&link_prefix));
+    found.extend(links.iter().skip(prepared).map(|name| format!("link {name}")));
     let base = format!("garden-{}", config.tag);
     for group in groups(Path::new("/sys/fs/cgroup"), &base) {
         let containers = names_in(&group).into_iter().filter(|name| group.join(name).is_dir());
@@ -179,7 +180,7 @@ fn left_by_containers(config: &Config) -> Vec<String> {
 }
 
 fn left_by_all(config: &Config, directory: &Path) -> Vec<String> {
-    let mut found = left_by_containers(config);
+    let mut found = left_by_containers(config, 0);
     let base = format!("garden-{}", config.tag);
     let groups = groups(Path::new("/sys/fs/cgroup"), &base);
     found.extend(groups.iter().map(|group| format!("cgroup {}", group.display())));

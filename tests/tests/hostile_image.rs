@@ -228,8 +228,14 @@ fn a_memory_limit_that_not_even_init_fits_in_is_named() {
                     let memory = MemoryLimits { limit_in_bytes: pages * 4096 };
                     let limits = Limits { memory, ..Limits::default() };
                     let spec = ContainerSpec { limits, privileged, ..ContainerSpec::default() };
-                    let error =
-                        world.backend().create(spec).await.expect_err("too little memory").to_string();
+                    let error = match world.backend().create(spec).await {
+                        // What the server had prepared is not the container's to pay for.
+                        Ok(handle) if pages > 5 => {
+                            world.backend().destroy(&handle).await.expect("destroy");
+                            continue;
+                        }
+                        created => created.expect_err("too little memory").to_string(),
+                    };
                     assert!(error.contains("is its memory limit too small?"), "{pages} pages: {error}");
                 }
             }

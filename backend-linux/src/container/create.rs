@@ -12,23 +12,20 @@ use std::{
 
 use protocol::{BindMountMode, BindMountOrigin, ContainerSpec};
 
-use super::{Container, Error, Host, Record, State, blocking, destroy, etc};
+use super::{
+    Container, Error, Host, Record, State, blocking, destroy, etc,
+    prepared::{self, Prepared, root_id},
+};
 use crate::{
     cgroup::Leaf,
-    network::Assignment,
-    process::{Error as ProcessError, Supervisor, nonsense},
+    network::Lease,
+    process::{Connection, Error as ProcessError, Supervisor, nonsense},
     rootfs::Image,
-    supervisor::{Bind, IdRange, Reply, Request, Rootfs, StartRequest},
+    supervisor::{Bind, Reply, Request, Rootfs, StartRequest},
 };
 
 /// How long a supervisor may take to make its container.
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// Root inside is the highest id outside, every other id is itself.
-const ID_MAP: [IdRange; 2] = [
-    IdRange { inside: 0, outside: 4_294_967_294, count: 1 },
-    IdRange { inside: 1, outside: 1, count: 4_294_967_293 },
-];
 
 /// Why there is no container, and what could not be undone of it.
 pub struct Unmade {
@@ -48,9 +45,15 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
     let rootfs = spec.rootfs_uri().unwrap_or_default().to_owned();
     let finder = Arc::clone(host);
     let image = blocking(move || finder.store.image(&rootfs)).await??;
-    let lease = host.network.plan(&spec.network)?;
+    let (lease, connection) = prepared::place(host, &spec.network, spec.privileged).await?;
     let assignment = lease.assignment().clone();
-    let ports = host.network.reserve_ports(&assignment, &spec.net_in)?;
+    let ports = match host.network.reserve_ports(&assignment, &spec.net_in) {
+        Ok(ports) => ports,
+        Err(error) => {
+            host.network.release(&assignment, &[]).await?;
+            return Err(error.into());
+        }
+    };
     let record = Record {
         handle,
         state: State::Creating,
@@ -66,7 +69,7 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         events: Vec::new(),
         oom_kills_seen: 0,
     };
-    match make(host, &record, image, spec).await {
+    match make(host, &record, &lease, connection, image, spec).await {
         Ok(record) => Ok(Container::new(host, record, lease)),
         Err(cause) => {
             let undone = destroy(host, &record).await;
@@ -80,25 +83,24 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
     }
 }
 
-async fn make(host: &Arc<Host>, record: &Record, image: Image, spec: ContainerSpec) -> Result<Record, Error> {
-    let (noter, planned) = (Arc::clone(host), record.clone());
-    let directory = blocking(move || {
-        let directory = noter.depot.make(&planned.handle)?;
-        noter.depot.write(&planned)?;
-        Ok::<_, Error>(directory)
-    })
-    .await??;
-    let supervisor = Supervisor::at(&directory);
-    let (starter, starting, name) = (Arc::clone(host), supervisor.clone(), record.handle.clone());
-    let started = blocking(move || starting.start(&starter.init, &name));
+async fn make(
+    host: &Arc<Host>,
+    record: &Record,
+    lease: &Lease,
+    connection: Option<Connection>,
+    image: Image,
+    spec: ContainerSpec,
+) -> Result<Record, Error> {
     let (maker, planned) = (Arc::clone(host), record.clone());
-    let prepared = blocking(move || prepare(&maker, &planned, &directory, image, &spec));
-    // Both to their ends, so that what an undo undoes is not still being made.
-    let (started, prepared) = tokio::join!(started, prepared);
-    started??;
-    let request = prepared??;
-    let start = start(host, &record.assignment, &supervisor, &request);
-    tokio::time::timeout(START_LIMIT, start).await.map_err(|_| ProcessError::Silent(START_LIMIT))??;
+    let files = blocking(move || {
+        let directory = maker.depot.make(&planned.handle)?;
+        maker.depot.write(&planned)?;
+        prepare(&maker, &planned, &directory, image, &spec)
+    });
+    match connection {
+        Some(connection) => start(&connection, files.await??).await?,
+        None => start_cold(host, record, lease, files).await?,
+    }
     if !record.ports.is_empty() {
         host.network.open_ports(&record.assignment, &record.ports).await?;
     }
@@ -111,31 +113,38 @@ async fn make(host: &Arc<Host>, record: &Record, image: Image, spec: ContainerSp
     .await?
 }
 
-/// Has the supervisor make the container, and makes its network as soon as there is a namespace for it.
-async fn start(
-    host: &Host,
-    assignment: &Assignment,
-    supervisor: &Supervisor,
-    request: &Request,
+/// Has a supervisor make the container.
+async fn start(connection: &Connection, files: Files) -> Result<(), Error> {
+    let start = async {
+        connection.send(&files.request, &[files.listener.as_fd()]).await?;
+        connection.reply().await
+    };
+    let started = tokio::time::timeout(START_LIMIT, start).await;
+    match started.map_err(|_| ProcessError::Silent(START_LIMIT))?? {
+        (Reply::Started, _) => Ok(()),
+        (other, _) => Err(nonsense(&other).into()),
+    }
+}
+
+/// The same where nothing was prepared. The network is made while the container is.
+async fn start_cold(
+    host: &Arc<Host>,
+    record: &Record,
+    lease: &Lease,
+    files: impl Future<Output = Result<Result<Files, Error>, Error>>,
 ) -> Result<(), Error> {
-    let connection = supervisor.open().await?;
-    connection.send(request, &[]).await?;
-    let (netns, netlink) = match connection.reply().await? {
-        (Reply::Namespaces, fds) => <[OwnedFd; 2]>::try_from(fds)
-            .map_err(|fds| ProcessError::Nonsense(format!("namespaces with {} descriptors", fds.len())))?
-            .into(),
-        (other, _) => return Err(nonsense(&other).into()),
-    };
-    let network = async { Ok(host.network.attach(assignment, netns.as_fd(), netlink).await?) };
-    let rest = async {
-        match connection.reply().await? {
-            (Reply::Started, _) => Ok(()),
-            (other, _) => Err(nonsense(&other).into()),
-        }
-    };
-    // Both to their ends, so that what an undo undoes is not still being made.
-    let (network, rest): (Result<(), Error>, Result<(), Error>) = tokio::join!(network, rest);
-    rest.and(network)
+    // All to their ends, so that what an undo undoes is not still being made.
+    let (prepared, files) = tokio::join!(Prepared::make(host, record.privileged), files);
+    let (prepared, files) = (prepared?, files??);
+    let (attached, started) = tokio::join!(prepared.attach(host, lease), start(&prepared.connection, files));
+    started.and(attached)
+}
+
+/// What a container has on the host's file systems before it starts.
+struct Files {
+    request: Request,
+    /// Where its supervisor is to be found.
+    listener: OwnedFd,
 }
 
 /// Everything that does not need the container's namespaces.
@@ -145,10 +154,10 @@ fn prepare(
     directory: &Path,
     image: Image,
     spec: &ContainerSpec,
-) -> Result<Request, Error> {
+) -> Result<Files, Error> {
     let handle = &record.handle;
     host.cgroups.create(handle, &record.limits)?;
-    let owner = if record.privileged { 0 } else { ID_MAP[0].outside };
+    let owner = root_id(record.privileged);
     let layer = host.store.create_write_layer(handle, (owner, owner))?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
     let mount_point = directory.join("root");
@@ -169,15 +178,15 @@ fn prepare(
         from_container: bind.origin == BindMountOrigin::Container,
     }));
     let request = StartRequest {
+        handle: handle.clone(),
         hostname: etc::hostname(handle),
         mount_point,
         rootfs,
-        id_map: (!record.privileged).then(|| ID_MAP.to_vec()),
         binds,
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
         open_files: host.open_files,
         defences: host.config.defences.clone(),
     };
-    Ok(Request::Start(Box::new(request)))
+    Ok(Files { request: Request::Start(Box::new(request)), listener: Supervisor::at(directory).listen()? })
 }

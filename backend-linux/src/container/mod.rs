@@ -19,6 +19,7 @@ mod depot;
 mod destroy;
 mod etc;
 mod info;
+mod prepared;
 mod record;
 mod recover;
 
@@ -36,6 +37,7 @@ use rustix::fs::FlockOperation;
 pub use create::{Unmade, create};
 pub use depot::Depot;
 pub use destroy::{destroy, destroy_container};
+pub use prepared::Pool;
 pub use record::{Record, State};
 pub use recover::recover;
 
@@ -58,6 +60,7 @@ pub struct Host {
     pub cgroups: Cgroups,
     pub network: Network,
     pub init: InitBinary,
+    pub prepared: Pool,
     pub output_budget: Arc<OutputBudget>,
     /// The soft limit of open files that this server was started with; none: no limit.
     pub open_files: Option<u64>,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Bind, Defence, Defences, StartRequest, recv, send},
+    supervisor::{Bind, Defence, Defences, StartRequest, send},
     sys::{close_all_but, reset_signals, set_mount_read_only},
 };
 use nix::{
@@ -21,7 +21,6 @@ use rustix::{
         MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
         move_mount, unmount,
     },
-    net::{AddressFamily, SocketFlags, SocketType, socket_with},
     process::{
         DumpableBehavior, Signal, WaitOptions, chdir, fchdir, pivot_root, set_dumpable_behavior,
         set_parent_process_death_signal, setsid, wait,
@@ -32,7 +31,10 @@ use rustix::{
 
 use crate::{
     credentials,
-    mounts::{attach, beneath, bind_at, clone_of, file_system, find, image_directory, is_directory, make},
+    mounts::{
+        Outside, attach, beneath, bind_at, clone_of, file_system, find, image_directory, is_directory, make,
+    },
+    namespaces::Namespaces,
     start::{Cgroup, Setup},
     users::User,
 };
@@ -56,8 +58,14 @@ impl<T, E: std::fmt::Display> Context<T> for Result<T, E> {
 }
 
 /// Goes on as pid 1 of the new namespaces; never comes back.
-pub fn become_init(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> ! {
-    match set_up(request, cgroup, socket) {
+pub fn become_init(
+    request: &StartRequest,
+    namespaces: &Namespaces,
+    outside: &Outside,
+    cgroup: &Cgroup,
+    socket: &OwnedFd,
+) -> ! {
+    match set_up(request, namespaces, outside, cgroup) {
         Ok(()) => {
             if send(socket, &Setup::Ready, &[]).is_err() {
                 std::process::exit(1);
@@ -71,19 +79,17 @@ pub fn become_init(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) ->
     }
 }
 
-fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<()> {
+fn set_up(
+    request: &StartRequest,
+    namespaces: &Namespaces,
+    outside: &Outside,
+    cgroup: &Cgroup,
+) -> Outcome<()> {
     cgroup.join().context("join the container's cgroup")?;
-    // No protocol: 0, which is NETLINK_ROUTE.
-    let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-        .context("open a netlink socket")?;
-    send(socket, &Setup::Network, &[netlink.as_fd()]).context("hand over the netlink socket")?;
-    drop(netlink);
-    let (_, fds) = recv::<Setup>(socket)
-        .context("hear from the supervisor")?
-        .ok_or_else(|| "the supervisor is gone".to_owned())?;
-    let mut outside = fds.into_iter();
-    let mut next = || outside.next().ok_or_else(|| "the supervisor sent too few mounts".to_owned());
-    let (root, dev, devpts) = (next()?, next()?, next()?);
+    let privileged = namespaces.id_map.is_none();
+    let (root, dev) = (&outside.root, &namespaces.dev);
+    let mut from_host = outside.binds.iter();
+    let mut next = || from_host.next().ok_or_else(|| "the supervisor made too few mounts".to_owned());
 
     // After joining the cgroup, which becomes the root of what is seen of them.
     unshare(CloneFlags::CLONE_NEWCGROUP).context("new cgroup namespace")?;
@@ -92,13 +98,13 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
         .context("make / private")?;
     // While this process is still root of the host as far as files go: the path may be closed to others.
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&root, "", CWD, &request.mount_point, flags).context("mount the root filesystem")?;
+    move_mount(root, "", CWD, &request.mount_point, flags).context("mount the root filesystem")?;
     credentials::become_root().context("become root of the container")?;
     setsid().context("new session")?;
-    let own = FileSystems::make(request.id_map.is_none())?;
+    let own = FileSystems::make(privileged)?;
     let host =
         open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context("open /")?;
-    fchdir(&root).context("enter the root filesystem")?;
+    fchdir(root).context("enter the root filesystem")?;
     // Until the host's tree is let go of, `/..` leads into it: here nothing may be done by a path.
     pivot_root(".", ".").context("pivot_root")?;
     fchdir(&host).context("go back to the host's root")?;
@@ -106,19 +112,24 @@ fn set_up(request: &StartRequest, cgroup: &Cgroup, socket: &OwnedFd) -> Outcome<
     chdir("/").context("enter /")?;
     drop(host);
 
-    own.attach(&root, &dev, &devpts)?;
+    own.attach(root, dev, &namespaces.devpts)?;
     // Before the bind mounts, which may show parts of /proc elsewhere.
-    own.hide_host(&dev, &request.defences)?;
+    own.hide_host(dev, &request.defences)?;
     for bind in &request.binds {
-        let mount = if bind.from_container { own_bind(&root, bind)? } else { next()? };
-        bind_at(&root, &bind.target, &mount).context(&format!("bind mount at {:?}", bind.target))?;
+        let own;
+        let mount = if bind.from_container {
+            own = own_bind(root, bind)?;
+            &own
+        } else {
+            next()?
+        };
+        bind_at(root, &bind.target, mount).context(&format!("bind mount at {:?}", bind.target))?;
     }
-    if find(&root, Path::new("tmp"), OFlags::empty()).context("look for /tmp")?.is_none() {
-        make(&root, "tmp".as_ref(), FileType::Directory, 0o1777).context("make /tmp")?;
+    if find(root, Path::new("tmp"), OFlags::empty()).context("look for /tmp")?.is_none() {
+        make(root, "tmp".as_ref(), FileType::Directory, 0o1777).context("make /tmp")?;
     }
     sethostname(request.hostname.as_bytes()).context("set the host name")?;
-    credentials::become_user(&User::root(), request.id_map.is_none(), &request.defences)
-        .context("give up capabilities")?;
+    credentials::become_user(&User::root(), privileged, &request.defences).context("give up capabilities")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbid tracing")?;
     // Without its supervisor nobody would ever hear of the container again.
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the supervisor")?;

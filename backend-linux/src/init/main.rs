@@ -1,9 +1,9 @@
 //! `garden-init`: the supervisor of one container.
 //!
-//! The server starts it with a listening socket as standard input and nothing else. It stays outside of the
-//! container, makes its namespaces and a trivial pid 1 in them, is the parent of every process that was asked for,
-//! drains their output into rings, and keeps their exit statuses. It outlives the server: a new one finds it by its
-//! socket. It has one thread, so that it may fork and change namespaces.
+//! The server starts it with a connection as standard input and nothing else. It stays outside of the container,
+//! makes its namespaces and a trivial pid 1 in them, is the parent of every process that was asked for, drains their
+//! output into rings, and keeps their exit statuses. From the container's start on it outlives the server: a new one
+//! finds it by the socket that it was given then. It has one thread, so that it may fork and change namespaces.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,8 @@ mod exec;
 mod files;
 mod init;
 mod mounts;
+mod name;
+mod namespaces;
 mod output;
 mod process;
 mod serve;
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
-    let listener = fcntl_dupfd_cloexec(stdin(), 3)?;
+    let server = fcntl_dupfd_cloexec(stdin(), 3)?;
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
@@ -64,5 +66,5 @@ fn run() -> io::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors })?;
     chdir("/")?;
     umask(Mode::empty());
-    serve::Supervisor::new(listener)?.serve()
+    serve::Supervisor::new(server)?.serve()
 }

@@ -31,30 +31,16 @@ use rustix::{
 
 use crate::start::fail;
 
-/// What the container's init gets, in this order.
+/// What the container's init puts in place.
 pub struct Outside {
-    root: OwnedFd,
-    dev: OwnedFd,
-    pub devpts: OwnedFd,
-    binds: Vec<OwnedFd>,
+    pub root: OwnedFd,
+    /// What comes from the host, in the order of the request.
+    pub binds: Vec<OwnedFd>,
 }
 
-impl Outside {
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        [&self.root, &self.dev, &self.devpts].into_iter().chain(&self.binds).map(AsFd::as_fd).collect()
-    }
-}
-
-/// Makes them. `outside_id` maps ids of the container to the host's.
-pub fn prepare(
-    request: &StartRequest,
-    userns: Option<BorrowedFd<'_>>,
-    outside_id: impl Fn(u32) -> u32,
-) -> Result<Outside, Failure> {
-    let root_id = outside_id(0);
-    let dev = device_directory(root_id).map_err(|error| fail("make /dev", error))?;
-    let outside = in_private_mount_namespace(|| {
-        let devpts = terminals(outside_id(5)).map_err(|error| fail("make /dev/pts", error))?;
+/// Makes what depends on the request.
+pub fn prepare(request: &StartRequest, userns: Option<BorrowedFd<'_>>) -> Result<Outside, Failure> {
+    in_private_mount_namespace(|| {
         let Rootfs::Overlay { lower, upper, work } = &request.rootfs;
         let root = overlay(lower, upper, work, &request.mount_point, userns)?;
         let own = OwnFiles::new(&request.mount_point)?;
@@ -62,10 +48,8 @@ pub fn prepare(
         let binds = from_host
             .map(|wanted| if own.include(wanted) { own.copy(wanted) } else { bind(wanted) })
             .collect::<Result<_, _>>()?;
-        Ok((root, devpts, binds))
-    });
-    let (root, devpts, binds) = outside?;
-    Ok(Outside { root, dev, devpts, binds })
+        Ok(Outside { root, binds })
+    })
 }
 
 /// Runs `make` in a mount namespace of its own, so that what it mounts on the way is never seen on the host, and the
@@ -194,14 +178,17 @@ pub fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFl
 
 /// `/dev/pts`. One that is made in the host's mount namespace may use the terminals that are reserved for the host, and
 /// one without a maximum may use all others: containers could leave none to the host, or to each other.
-fn terminals(tty_group: u32) -> io::Result<OwnedFd> {
+pub fn terminals(tty_group: u32) -> Result<OwnedFd, Failure> {
     let group = tty_group.to_string();
-    let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", &group), ("max", "1024")];
-    file_system("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+    let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", group.as_str()), ("max", "1024")];
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    in_private_mount_namespace(|| {
+        file_system("devpts", &options, attributes).map_err(|error| fail("make /dev/pts", error))
+    })
 }
 
 /// `/dev`: device nodes, which a user namespace could not make itself.
-fn device_directory(root_id: u32) -> io::Result<OwnedFd> {
+pub fn device_directory(root_id: u32) -> io::Result<OwnedFd> {
     let owner = root_id.to_string();
     let options = [("mode", "0755"), ("size", "64k"), ("uid", &owner), ("gid", &owner)];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;

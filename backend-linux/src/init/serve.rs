@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_linux::supervisor::{Failure, FailureKind, ProcessState, Reply, Request, recv, send};
+use backend_linux::supervisor::{
+    Failure, FailureKind, ProcessState, Reply, Request, StartRequest, recv, send,
+};
 use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
@@ -19,18 +21,27 @@ use rustix::{
     process::{Pid, WaitOptions, WaitStatus, wait},
 };
 
-use crate::{files, process::Process, start::Container};
+use crate::{
+    files,
+    name::name_process,
+    namespaces::Namespaces,
+    process::Process,
+    start::{Container, fail},
+};
 
 /// How many connections may wait.
 const BACKLOG: i32 = 128;
 
 /// The supervisor and all it knows.
 pub struct Supervisor {
-    listener: OwnedFd,
+    /// From the container's start on.
+    listener: Option<OwnedFd>,
     children: SignalFd,
     connections: BTreeMap<u64, OwnedFd>,
     processes: BTreeMap<u64, Process>,
     jobs: BTreeMap<u64, Job>,
+    /// Until the container's start.
+    prepared: Option<Namespaces>,
     container: Option<Container>,
     next_key: u64,
     /// The connection that asked for the end.
@@ -55,29 +66,29 @@ enum Source {
 }
 
 impl Supervisor {
-    pub fn new(listener: OwnedFd) -> io::Result<Supervisor> {
+    /// Begins with one connection.
+    pub fn new(server: OwnedFd) -> io::Result<Supervisor> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
         signals.thread_block()?;
         let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        // Once more, though the server has done it: who connects can then tell by the socket whom to.
-        rustix::net::listen(&listener, BACKLOG)?;
-        fcntl_setfl(&listener, OFlags::NONBLOCK)?;
+        fcntl_setfl(&server, OFlags::NONBLOCK)?;
         Ok(Supervisor {
-            listener,
+            listener: None,
             children,
-            connections: BTreeMap::new(),
+            connections: BTreeMap::from([(0, server)]),
             processes: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            prepared: None,
             container: None,
             next_key: 0,
             shutdown: None,
         })
     }
 
-    /// Serves until somebody asks for the end.
+    /// Serves until somebody asks for the end, or until nobody can ask for anything any more.
     pub fn serve(mut self) -> io::Result<()> {
-        loop {
+        while self.listener.is_some() || !self.connections.is_empty() {
             for source in self.wait()? {
                 match source {
                     Source::Children => while matches!(self.children.read_signal(), Ok(Some(_))) {},
@@ -98,13 +109,17 @@ impl Supervisor {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Waits until something can be done, and says what.
     fn wait(&self) -> io::Result<Vec<Source>> {
-        let mut sources = vec![Source::Children, Source::Listener];
-        let mut fds =
-            vec![PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
+        let mut sources = vec![Source::Children];
+        let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
+        if let Some(listener) = &self.listener {
+            sources.push(Source::Listener);
+            fds.push(PollFd::new(listener, PollFlags::IN));
+        }
         for (key, connection) in &self.connections {
             sources.push(Source::Connection(*key));
             fds.push(PollFd::new(connection, PollFlags::IN));
@@ -138,7 +153,12 @@ impl Supervisor {
     }
 
     fn accept(&mut self) {
-        while let Ok(connection) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        let Some(listener) = &self.listener else { return };
+        let mut accepted = Vec::new();
+        while let Ok(connection) = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            accepted.push(connection);
+        }
+        for connection in accepted {
             let key = self.key();
             self.connections.insert(key, connection);
         }
@@ -178,20 +198,20 @@ impl Supervisor {
 
     fn handle(&mut self, connection: u64, request: Request, fds: Vec<OwnedFd>) {
         match request {
-            Request::Start(_) if self.container.is_some() => {
-                self.fail(connection, Failure::other("the container was started already"));
+            Request::Prepare(_) if self.listener.is_some() || self.prepared.is_some() => {
+                self.fail(connection, Failure::other("namespaces were prepared already"));
             }
-            Request::Start(request) => {
-                let namespaces_made =
-                    |fds: &[BorrowedFd<'_>]| self.reply(connection, &Reply::Namespaces, fds);
-                match Container::start(&request, namespaces_made) {
-                    Ok(container) => {
-                        self.container = Some(container);
-                        self.reply(connection, &Reply::Started, &[]);
-                    }
-                    Err(failure) => self.fail(connection, failure),
+            Request::Prepare(request) => match Namespaces::make(request) {
+                Ok((namespaces, netlink)) => {
+                    self.reply(connection, &Reply::Namespaces, &[namespaces.network(), netlink.as_fd()]);
+                    self.prepared = Some(namespaces);
                 }
-            }
+                Err(failure) => self.fail(connection, failure),
+            },
+            Request::Start(request) => match self.start(&request, fds) {
+                Ok(()) => self.reply(connection, &Reply::Started, &[]),
+                Err(failure) => self.fail(connection, failure),
+            },
             Request::Run(request) => {
                 if self.processes.values().any(|process| process.id() == request.id) {
                     let message = format!("process {} already exists", request.id);
@@ -254,6 +274,21 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Makes the container, reachable at the socket that came with the request whatever comes of it.
+    fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let listener = fds.into_iter().next().filter(|_| self.listener.is_none());
+        let listener = listener.ok_or_else(|| Failure::other("no listening socket came, or one more"))?;
+        // Once more, though the server has done it: who connects can then tell by the socket whom to.
+        rustix::net::listen(&listener, BACKLOG).map_err(|error| fail("listen", error))?;
+        fcntl_setfl(&listener, OFlags::NONBLOCK).map_err(|error| fail("listen", error))?;
+        self.listener = Some(listener);
+        name_process(&request.handle).map_err(|error| fail("name the supervisor", error))?;
+        let namespaces = self.prepared.take();
+        let namespaces = namespaces.ok_or_else(|| Failure::other("no namespaces were prepared"))?;
+        self.container = Some(Container::start(namespaces, request)?);
+        Ok(())
     }
 
     /// The container, while its pid 1 lives.

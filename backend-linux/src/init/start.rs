@@ -1,8 +1,7 @@
-//! Making the container: namespaces, mounts from outside, and its pid 1.
+//! Making the container in namespaces that were prepared: mounts from outside, and its pid 1.
 
 use std::{
-    fs,
-    io::{self, Write},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -21,7 +20,12 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{init, mounts, process::winsize};
+use crate::{
+    init,
+    mounts::{self, Outside},
+    namespaces::{Namespaces, outside_id},
+    process::winsize,
+};
 
 /// A container that was made.
 pub struct Container {
@@ -71,13 +75,14 @@ impl Cgroup {
     }
 }
 
-/// What the supervisor and the container's init say to each other while it is made.
+/// What is said to the supervisor while the container is made.
 #[derive(Serialize, Deserialize)]
 pub enum Setup {
-    /// From the init: attached is a route netlink socket of its network namespace.
-    Network,
-    /// To the init: the mounts that come from outside are attached.
-    Mounts,
+    /// From the helper that entered the namespaces: attached is a pidfd of the container's init.
+    Born {
+        /// Its number.
+        pid: i32,
+    },
     /// From the init: the container stands.
     Ready,
     /// It could not be made.
@@ -89,52 +94,40 @@ pub fn fail(what: &str, error: impl std::fmt::Display) -> Failure {
 }
 
 impl Container {
-    /// Makes the container. `namespaces_made` is called as soon as there is a network namespace, with it and a netlink
-    /// socket of it, so that the network can be made while the mounts are.
-    pub fn start(
-        request: &StartRequest,
-        namespaces_made: impl FnOnce(&[BorrowedFd<'_>]),
-    ) -> Result<Container, Failure> {
+    /// Makes the container. On failure the namespaces are gone, too.
+    pub fn start(namespaces: Namespaces, request: &StartRequest) -> Result<Container, Failure> {
         let init_cgroup = Cgroup::open(&request.init_cgroup)?;
         let main_cgroup = Cgroup::open(&request.main_cgroup)?;
+        let outside = mounts::prepare(request, namespaces.user.as_ref().map(AsFd::as_fd))?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|error| fail("socketpair", error))?;
-        let mut namespaces = CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS;
-        if request.id_map.is_some() {
-            namespaces |= CloneFlags::CLONE_NEWUSER;
-        }
-        let cgroup = init_cgroup.v2_dir.as_ref().map(AsFd::as_fd);
-        let (pid, pidfd) = match fork(namespaces, cgroup).map_err(|error| fail("new namespaces", error))? {
+        let helper = match fork(CloneFlags::empty(), None).map_err(|error| fail("fork", error))? {
             Forked::Child => {
                 drop(ours);
-                init::become_init(request, &init_cgroup, &theirs)
+                enter_and_fork(&namespaces, request, &outside, &init_cgroup, &theirs)
             }
-            Forked::Parent { pid, pidfd } => (pid, pidfd),
+            Forked::Parent { pid, .. } => pid,
         };
         drop(theirs);
-        match finish(request, pid, pidfd.as_fd(), ours.as_fd(), namespaces_made) {
-            Ok(devpts) => Ok(Container {
-                init: pid,
-                init_pidfd: pidfd,
-                alive: true,
-                id_map: request.id_map.clone(),
-                devpts,
-                main_cgroup,
-                open_files: request.open_files,
-                defences: request.defences.clone(),
-            }),
-            Err(failure) => {
-                // Its end is certain: it is killed from outside of its pid namespace.
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-                let _ = waitpid(Some(pid), WaitOptions::empty());
-                Err(failure)
-            }
+        let made = wait_until_made(ours.as_fd());
+        // It has said what it had to say, and ends.
+        let _ = waitpid(Some(helper), WaitOptions::empty());
+        let (pid, pidfd) = made?;
+        if let Err(error) = setns(&pidfd, CloneFlags::CLONE_NEWPID) {
+            kill(pid, &pidfd);
+            return Err(lost("enter the container's pid namespace", error.into()));
         }
+        Ok(Container {
+            init: pid,
+            init_pidfd: pidfd,
+            alive: true,
+            id_map: namespaces.id_map,
+            devpts: namespaces.devpts,
+            main_cgroup,
+            open_files: request.open_files,
+            defences: request.defences.clone(),
+        })
     }
 
     pub fn init(&self) -> Pid {
@@ -185,16 +178,9 @@ impl Container {
     }
 }
 
-fn outside_id(id_map: Option<&[IdRange]>, inside: u32) -> Option<u32> {
-    let Some(id_map) = id_map else { return Some(inside) };
-    let range = id_map.iter().find(|range| inside >= range.inside && inside - range.inside < range.count)?;
-    Some(range.outside + (inside - range.inside))
-}
-
 /// What the init has to say, with what is attached to it.
 fn hear(socket: BorrowedFd<'_>) -> Result<(Setup, Vec<OwnedFd>), Failure> {
     match recv::<Setup>(socket) {
-        Ok(Some((Setup::Failed(message), _))) => Err(Failure::other(message)),
         Ok(Some(said)) => Ok(said),
         Ok(None) => Err(init_died()),
         Err(error) => Err(lost("hear from the container's init", error)),
@@ -214,55 +200,56 @@ fn lost(what: &str, error: io::Error) -> Failure {
     }
 }
 
-/// The supervisor's part while pid 1 waits and then does its own. Answers with the container's devpts.
-fn finish(
+/// In a child: goes into the namespaces, and makes the container's init there, as a child of the supervisor's. A pid
+/// namespace is entered by being born in it only.
+fn enter_and_fork(
+    namespaces: &Namespaces,
     request: &StartRequest,
-    pid: Pid,
-    pidfd: BorrowedFd<'_>,
-    socket: BorrowedFd<'_>,
-    namespaces_made: impl FnOnce(&[BorrowedFd<'_>]),
-) -> Result<OwnedFd, Failure> {
-    let proc = format!("/proc/{}", pid.as_raw_nonzero());
-    let open_proc = |name: &str| {
-        open(format!("{proc}/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| lost(&format!("open {proc}/{name}"), error.into()))
-    };
-    let userns = match &request.id_map {
-        Some(id_map) => {
-            let lines: String = id_map
-                .iter()
-                .map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count))
-                .collect();
-            for map in ["uid_map", "gid_map"] {
-                let write = || {
-                    fs::OpenOptions::new()
-                        .write(true)
-                        .open(format!("{proc}/{map}"))?
-                        .write_all(lines.as_bytes())
-                };
-                write().map_err(|error| fail(&format!("write {map} of the container"), error))?;
-            }
-            Some(open_proc("ns/user")?)
+    outside: &Outside,
+    cgroup: &Cgroup,
+    socket: &OwnedFd,
+) -> ! {
+    let kinds = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_PARENT;
+    let born = namespaces.enter().and_then(|()| fork(kinds, cgroup.v2_dir.as_ref().map(AsFd::as_fd)));
+    let said = match born {
+        Ok(Forked::Child) => init::become_init(request, namespaces, outside, cgroup, socket),
+        Ok(Forked::Parent { pid, pidfd }) => {
+            send(socket, &Setup::Born { pid: pid.as_raw_nonzero().get() }, &[pidfd.as_fd()])
         }
-        None => None,
+        Err(error) => send(socket, &Setup::Failed(format!("enter the new namespaces: {error}")), &[]),
     };
-    let (Setup::Network, sockets) = hear(socket)? else {
-        return Err(Failure::other("the container's init did not begin with its network"));
-    };
-    let netns = open_proc("ns/net")?;
-    let fds: Vec<_> = [netns.as_fd()].into_iter().chain(sockets.iter().map(AsFd::as_fd)).collect();
-    namespaces_made(&fds);
+    std::process::exit(if said.is_ok() { 0 } else { 1 })
+}
 
-    // An id that is not mapped belongs to nobody.
-    let outside_id = |id| outside_id(request.id_map.as_deref(), id).unwrap_or(u32::MAX - 1);
-    let outside = mounts::prepare(request, userns.as_ref().map(AsFd::as_fd), outside_id)?;
-    send(socket, &Setup::Mounts, &outside.fds())
-        .map_err(|error| lost("hand the mounts to the container", error))?;
-    let (Setup::Ready, _) = hear(socket)? else {
-        return Err(Failure::other("the container's init did not say that it was ready"));
-    };
-    // From now on every child of this process is born in the container's pid namespace.
-    setns(pidfd, CloneFlags::CLONE_NEWPID)
-        .map_err(|error| fail("enter the container's pid namespace", error))?;
-    Ok(outside.devpts)
+/// Waits for the helper and the init, of whom either may be the first to be heard.
+fn wait_until_made(socket: BorrowedFd<'_>) -> Result<(Pid, OwnedFd), Failure> {
+    let mut born = None;
+    let mut ready = false;
+    loop {
+        match hear(socket) {
+            Ok((Setup::Born { pid }, fds)) => {
+                born = Pid::from_raw(pid).zip(fds.into_iter().next());
+            }
+            Ok((Setup::Ready, _)) => ready = true,
+            Ok((Setup::Failed(message), _)) => {
+                // Who says so ends by itself.
+                return Err(Failure::other(message));
+            }
+            Err(failure) => {
+                if let Some((pid, pidfd)) = born {
+                    kill(pid, &pidfd);
+                }
+                return Err(failure);
+            }
+        }
+        if let Some(born) = born.take_if(|_| ready) {
+            return Ok(born);
+        }
+    }
+}
+
+/// Ends a container's init. That is certain: it is killed from outside of its pid namespace.
+fn kill(pid: Pid, pidfd: &OwnedFd) {
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    let _ = waitpid(Some(pid), WaitOptions::empty());
 }

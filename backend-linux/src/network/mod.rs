@@ -23,7 +23,7 @@ mod tests;
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::Arc,
 };
@@ -178,11 +178,15 @@ impl Network {
         &self,
         assignment: &Assignment,
         netns: BorrowedFd<'_>,
-        socket: OwnedFd,
+        socket: BorrowedFd<'_>,
     ) -> Result<(), Error> {
-        let netns = netns
-            .try_clone_to_owned()
-            .map_err(|source| Error::System { what: "duplicate network namespace descriptor", source })?;
+        let duplicate = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(|source| Error::System {
+                what: "duplicate a descriptor of the network namespace",
+                source,
+            })
+        };
+        let (netns, socket) = (duplicate(netns)?, duplicate(socket)?);
         self.ledger.lock().planned.remove(&assignment.host_link);
         let (names, ipv6) = (Arc::clone(&self.names), self.ipv6);
         let (on_host, inside) = (assignment.clone(), assignment.clone());

@@ -7,5 +7,5 @@ mod supervisor;
 mod table;
 
 pub use budget::OutputBudget;
-pub use supervisor::{Error, InitBinary, Supervisor, nonsense};
+pub use supervisor::{Connection, Error, InitBinary, Supervisor, nonsense};
 pub use table::Processes;

@@ -10,8 +10,8 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
-    net::sockopt::socket_peercred,
+    fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create},
+    net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt::socket_peercred},
     process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use tokio::{
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    supervisor::{Failure, FailureKind, Reply, Request, connect, listen, recv, send},
+    supervisor::{Failure, FailureKind, NAME_BYTES, Reply, Request, connect, listen, recv, send},
     sys::async_fd,
 };
 
@@ -97,6 +97,28 @@ impl InitBinary {
         };
         load().map(InitBinary).map_err(|source| Error::Binary { path: path.to_owned(), source })
     }
+
+    /// Starts a supervisor that lives for as long as this connection to it, or, once it has a container, until that is
+    /// destroyed. Blocks for as long as a vfork and exec take.
+    pub fn start(&self) -> Result<Connection, Error> {
+        let start = || -> io::Result<Connection> {
+            let flags = SocketFlags::CLOEXEC;
+            let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+            fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+            let mut child = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+                .arg0("garden-init")
+                .arg(" ".repeat(NAME_BYTES))
+                .env_clear()
+                .stdin(Stdio::from(theirs))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()?;
+            // It outlives this server, but while both live it must be reaped.
+            tokio::spawn(async move { child.wait().await });
+            Ok(Connection { socket: async_fd(ours, Interest::READABLE | Interest::WRITABLE)? })
+        };
+        start().map_err(Error::Start)
+    }
 }
 
 /// One container's supervisor, by its place on disk. It may be running or not.
@@ -111,27 +133,12 @@ impl Supervisor {
         Supervisor { directory: directory.to_owned() }
     }
 
-    /// Starts it. Blocks for as long as a vfork and exec take. `name` is for whoever looks at the list of processes.
-    pub fn start(&self, binary: &InitBinary, name: &str) -> Result<(), Error> {
-        let start = || -> io::Result<()> {
-            let listener = listen(&self.directory, SOCKET)?;
-            let mut child = Command::new(format!("/proc/self/fd/{}", binary.0.as_raw_fd()))
-                .arg0("garden-init")
-                .arg(name)
-                .env_clear()
-                .stdin(Stdio::from(listener))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
-            // It outlives this server, but while both live it must be reaped.
-            tokio::spawn(async move { child.wait().await });
-            Ok(())
-        };
-        start().map_err(Error::Start)
+    /// The socket at which it is to be found, for it to take.
+    pub fn listen(&self) -> Result<OwnedFd, Error> {
+        listen(&self.directory, SOCKET).map_err(Error::Start)
     }
 
-    /// Kills a supervisor that does not answer, and with it everything in its container. `name` is what it was started
-    /// with. Blocks for as long as it takes to die, within reason.
+    /// Kills a supervisor that does not answer, and with it everything in its container. `name` is its container's. Blocks for as long as it takes to die, within reason.
     pub fn kill(&self, name: &str) -> Result<(), Error> {
         let kill = || -> io::Result<()> {
             let socket = connect(&self.directory, SOCKET)?;
@@ -139,7 +146,7 @@ impl Supervisor {
             let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
             // Whoever has the number now: only if it is the one that we mean.
             let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
-            if command != format!("garden-init\0{name}\0").as_bytes() {
+            if !command.starts_with(format!("garden-init\0{name}\0").as_bytes()) {
                 return Err(io::Error::other(format!("process {} is no supervisor", pid.as_raw_nonzero())));
             }
             pidfd_send_signal(&pidfd, Signal::KILL)?;
@@ -212,6 +219,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Whether somebody is at the other end, who has said nothing unasked for.
+    pub fn is_open(&self) -> bool {
+        let nothing_to_read =
+            poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&Timespec::default()));
+        matches!(nothing_to_read, Ok(0))
+    }
+
     /// Sends the request.
     pub async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         loop {

@@ -10,11 +10,18 @@ pub use crate::{
     defence::{Defence, Defences},
 };
 
+/// How much room a supervisor's argument has for its container's name.
+pub const NAME_BYTES: usize = protocol::HANDLE_MAX_BYTES;
+
 /// What the server asks of a supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Make the container. Answered by `Namespaces`, with two descriptors: its network namespace, and a route netlink
-    /// socket opened in it; then by `Started`.
+    /// Make what a container needs that depends on no more than this, so that it can be made before anybody asks for
+    /// the container. Answered by `Namespaces`, with two descriptors: its network namespace, and a route netlink socket
+    /// opened in it.
+    Prepare(PrepareRequest),
+    /// Make the container of what was prepared. With it comes a listening socket, at which the supervisor is found from
+    /// then on. Answered by `Started`.
     Start(Box<StartRequest>),
     /// Start a process. Answered by `Running` with the descriptors of [`OutputFds`], later by `Exited`.
     Run(Box<RunRequest>),
@@ -79,7 +86,7 @@ pub enum Request {
 /// What a supervisor answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
-    /// The container's namespaces exist: its network can be made.
+    /// Namespaces exist: the network can be made.
     Namespaces,
     /// The container exists.
     Started,
@@ -140,17 +147,24 @@ pub struct ProcessState {
     pub exit_status: Option<i32>,
 }
 
+/// What to prepare for a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PrepareRequest {
+    /// How ids inside map to ids outside, the same for users and groups; none: privileged, no user namespace.
+    pub id_map: Option<Vec<IdRange>>,
+}
+
 /// How to make the container.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StartRequest {
+    /// The container's name, for whoever looks at the list of processes.
+    pub handle: String,
     /// Its host name.
     pub hostname: String,
     /// An empty directory of the container's own, where the root is mounted for a moment while it is made.
     pub mount_point: PathBuf,
     /// Its root filesystem.
     pub rootfs: Rootfs,
-    /// How ids inside map to ids outside, the same for users and groups; none: privileged, no user namespace.
-    pub id_map: Option<Vec<IdRange>>,
     /// What of the host to show inside.
     pub binds: Vec<Bind>,
     /// Where the container's init belongs.

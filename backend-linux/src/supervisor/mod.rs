@@ -12,8 +12,8 @@ mod ring;
 mod socket;
 
 pub use messages::{
-    Bind, CgroupEntry, Defence, Defences, Failure, FailureKind, IdRange, OutputFds, ProcessState, Reply,
-    Request, Rootfs, RunRequest, StartRequest, Terminal,
+    Bind, CgroupEntry, Defence, Defences, Failure, FailureKind, IdRange, NAME_BYTES, OutputFds,
+    PrepareRequest, ProcessState, Reply, Request, Rootfs, RunRequest, StartRequest, Terminal,
 };
 pub use ring::{Chunk, MIN_RING_BYTES, RING_CAPACITY_BYTES, RingReader, RingWriter};
 pub use socket::{MAX_FDS, connect, listen, recv, send};

@@ -41,7 +41,7 @@ struct CloneArgs {
 /// Not in `libc` with the width that it has in the kernel.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Makes a child process, in new namespaces and in another cgroup (v2) if asked. Refused while this process has more
+/// Makes a child process, in new namespaces and in another cgroup (v2) if asked; with `CLONE_PARENT` a sibling. Refused while this process has more
 /// than one thread: the child would be left with their locks.
 pub fn fork(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
@@ -51,7 +51,8 @@ pub fn fork(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Resul
     let mut args = CloneArgs {
         flags: namespaces.bits() as u64 | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling of this process has the signal of this process.
+        exit_signal: if namespaces.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {

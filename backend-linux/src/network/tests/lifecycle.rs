@@ -119,7 +119,8 @@ fn a_failed_attach_names_the_step_and_can_be_released() {
         let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
         // A socket of the wrong namespace: the pair is made, the inner half cannot be.
         let socket = world.host.route_socket();
-        let error = network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap_err();
+        let error =
+            network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.unwrap_err();
         let text = protocol::Error::failed(&error).to_string();
         let link = &lease.assignment().host_link;
         let expected =
@@ -138,7 +139,7 @@ fn a_step_that_comes_after_the_release_leaves_nothing() {
         let ports = network.reserve_ports(lease.assignment(), &[NetIn::default()]).unwrap();
         network.release(lease.assignment(), &ports).await.unwrap();
         let socket = namespace.route_socket();
-        assert!(network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.is_err());
+        assert!(network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.is_err());
         assert!(network.open_ports(lease.assignment(), &ports).await.is_err());
         assert!(!links(world).contains("gt-") && !elements(world).contains("elements"));
     });
@@ -252,7 +253,7 @@ fn a_hundred_containers_in_turn_are_timed() {
             let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
             let socket = namespace.route_socket();
             let start = Instant::now();
-            network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap();
+            network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.unwrap();
             attach.push(start.elapsed());
             let ports = [NetIn::default(), NetIn::default()];
             let ports = network.reserve_ports(lease.assignment(), &ports).unwrap();

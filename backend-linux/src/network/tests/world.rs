@@ -196,7 +196,7 @@ impl Container {
     pub async fn at(network: &Network, requested: &str) -> Container {
         let (lease, namespace) = (network.plan(requested).unwrap(), Namespace::new());
         let socket = namespace.route_socket();
-        network.attach(lease.assignment(), namespace.netns.as_fd(), socket).await.unwrap();
+        network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.unwrap();
         Container { lease, namespace }
     }
 

@@ -11,6 +11,7 @@ fn config(options: &Options) -> Result<Config, String> {
     config.store.clone_from(&options.store);
     config.default_rootfs.clone_from(&options.default_rootfs);
     config.max_containers = options.max_containers;
+    config.prepared_containers = options.prepared_containers;
     config.disable_privileged_containers = options.disable_privileged_containers;
     config.destroy_containers_on_startup = options.destroy_containers_on_startup;
     config.output_buffer_total_bytes = options.output_buffer_total;

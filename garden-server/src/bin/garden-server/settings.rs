@@ -282,9 +282,13 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused() {
-        for arguments in
-            [["--tag", "abc"], ["--socket-mode", "0999"], ["--bind-ip", "nowhere"], ["--mtu", "x"]]
-        {
+        for arguments in [
+            ["--tag", "abc"],
+            ["--socket-mode", "0999"],
+            ["--bind-ip", "nowhere"],
+            ["--mtu", "x"],
+            ["--prepared-containers", "257"],
+        ] {
             read(&arguments).err().unwrap();
         }
     }

@@ -1,0 +1,138 @@
+//! What a container needs that depends on no request: made before anybody asks for the container, if there is time.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use backend_linux::{
+    supervisor::{Failure, IdRange, PrepareRequest, recv, send},
+    sys::{Forked, fork},
+};
+use nix::sched::{CloneFlags, setns};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    net::{AddressFamily, SocketFlags, SocketType, socket_with, socketpair},
+    process::{Pid, WaitOptions, waitpid},
+};
+
+use crate::{mounts, start::fail};
+
+/// Namespaces that a process can enter, with the file systems that take the host's privileges.
+pub struct Namespaces {
+    pub id_map: Option<Vec<IdRange>>,
+    pub user: Option<OwnedFd>,
+    network: OwnedFd,
+    ipc: OwnedFd,
+    uts: OwnedFd,
+    pub dev: OwnedFd,
+    pub devpts: OwnedFd,
+}
+
+/// What a child that holds new namespaces open says.
+type Said = Result<(), String>;
+
+impl Namespaces {
+    /// Makes them. A network namespace can be configured through a socket that was opened in it: that is the second
+    /// value.
+    pub fn make(request: PrepareRequest) -> Result<(Namespaces, OwnedFd), Failure> {
+        let mut kinds = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+        if request.id_map.is_some() {
+            kinds |= CloneFlags::CLONE_NEWUSER;
+        }
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|error| fail("socketpair", error))?;
+        let pid = match fork(kinds, None).map_err(|error| fail("new namespaces", error))? {
+            Forked::Child => {
+                drop(ours);
+                hold_open(&theirs)
+            }
+            Forked::Parent { pid, .. } => pid,
+        };
+        drop(theirs);
+        let opened = open_all(pid, request.id_map.as_deref(), &ours);
+        // The child goes when it has nobody to talk to any more.
+        drop(ours);
+        let _ = waitpid(Some(pid), WaitOptions::empty());
+        let (user, [network, ipc, uts], netlink) = opened?;
+
+        let id_map = request.id_map;
+        // An id that is not mapped belongs to nobody.
+        let outside_id = |id| outside_id(id_map.as_deref(), id).unwrap_or(u32::MAX - 1);
+        let dev = mounts::device_directory(outside_id(0)).map_err(|error| fail("make /dev", error))?;
+        let devpts = mounts::terminals(outside_id(5))?;
+        Ok((Namespaces { id_map, user, network, ipc, uts, dev, devpts }, netlink))
+    }
+
+    pub fn network(&self) -> BorrowedFd<'_> {
+        self.network.as_fd()
+    }
+
+    /// Takes the calling process in. As before a new user namespace's ids are known, it goes on as root of the host as
+    /// far as files go, but has no other power over the host any more.
+    pub fn enter(&self) -> io::Result<()> {
+        if let Some(user) = &self.user {
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+        }
+        setns(&self.network, CloneFlags::CLONE_NEWNET)?;
+        setns(&self.ipc, CloneFlags::CLONE_NEWIPC)?;
+        setns(&self.uts, CloneFlags::CLONE_NEWUTS)?;
+        Ok(())
+    }
+}
+
+/// The id outside of a user or group inside; none if it has none.
+pub fn outside_id(id_map: Option<&[IdRange]>, inside: u32) -> Option<u32> {
+    let Some(id_map) = id_map else { return Some(inside) };
+    let range = id_map.iter().find(|range| inside >= range.inside && inside - range.inside < range.count)?;
+    Some(range.outside + (inside - range.inside))
+}
+
+/// In the child: hands a socket of the new network namespace over, and waits for the end of the connection.
+fn hold_open(socket: &OwnedFd) -> ! {
+    // No protocol: 0, which is NETLINK_ROUTE.
+    let said = match socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None) {
+        Ok(netlink) => send(socket, &Said::Ok(()), &[netlink.as_fd()]),
+        Err(error) => send(socket, &Said::Err(format!("open a netlink socket: {error}")), &[]),
+    };
+    let _ = said.and_then(|()| recv::<Said>(socket));
+    std::process::exit(0)
+}
+
+/// Opens the namespaces of a child, and sets its ids.
+fn open_all(
+    pid: Pid,
+    id_map: Option<&[IdRange]>,
+    socket: &OwnedFd,
+) -> Result<(Option<OwnedFd>, [OwnedFd; 3], OwnedFd), Failure> {
+    let proc = format!("/proc/{}", pid.as_raw_nonzero());
+    let namespace = |name: &str| {
+        open(format!("{proc}/ns/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| fail(&format!("open the {name} namespace"), error))
+    };
+    let user = match id_map {
+        Some(id_map) => {
+            let lines: String = id_map
+                .iter()
+                .map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count))
+                .collect();
+            for map in ["uid_map", "gid_map"] {
+                let write = || {
+                    let file = fs::OpenOptions::new().write(true).open(format!("{proc}/{map}"));
+                    file?.write_all(lines.as_bytes())
+                };
+                write().map_err(|error| fail(&format!("write {map} of the container"), error))?;
+            }
+            Some(namespace("user")?)
+        }
+        None => None,
+    };
+    let netlink = match recv::<Said>(socket).map_err(|error| fail("hear of the new namespaces", error))? {
+        Some((Ok(()), mut fds)) => fds.pop().ok_or_else(|| Failure::other("no netlink socket came"))?,
+        Some((Err(message), _)) => return Err(Failure::other(message)),
+        None => return Err(Failure::other("the child that holds new namespaces died")),
+    };
+    Ok((user, [namespace("net")?, namespace("ipc")?, namespace("uts")?], netlink))
+}

@@ -1,0 +1,168 @@
+//! What is made ahead of containers: used, replaced, given up, and gone with the server.
+
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use protocol::{Backend, ContainerSpec, ProcessSpec};
+use tests::{
+    killable::{Killable, can_make_containers},
+    world::end,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for something to be as it should.
+async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// Supervisors of a server that have no container yet.
+fn waiting(server: u32) -> BTreeSet<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with(b"garden-init\0 ") && parent(*pid) == Some(server)
+    })
+    .collect()
+}
+
+/// The subnets of the host's ends of links, by the addresses of those who live at the other end.
+fn waiting_addresses(server: &Killable) -> Vec<Ipv4Addr> {
+    let output = Command::new("ip").args(["-4", "-o", "route", "show"]).output().expect("ip");
+    let routes = String::from_utf8(output.stdout).unwrap();
+    let ours = format!("dev {}", server.link_prefix());
+    let subnets =
+        routes.lines().filter(|line| line.contains(&ours)).filter_map(|line| line.split('/').next());
+    subnets.map(|first| Ipv4Addr::from(u32::from(first.parse::<Ipv4Addr>().expect("a subnet")) + 2)).collect()
+}
+
+async fn full(server: &Killable, number: usize) -> BTreeSet<u32> {
+    until("prepared", || {
+        let waiting = waiting(server.pid());
+        // A link is the last thing that is made.
+        (waiting.len() == number && waiting_addresses(server).len() >= number).then_some(waiting)
+    })
+    .await
+}
+
+async fn works(client: &dyn Backend, handle: &str) {
+    let spec = ProcessSpec::new("sh", ["-c", "cat /sys/class/net/eth0/operstate"]);
+    let ended = end(client.run(handle, spec).await.expect("run")).await;
+    assert_eq!((ended.text().as_str(), ended.status), ("up\n", 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_made_of_what_was_prepared_and_more_is_prepared() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "2"]);
+    let client = server.start(None).await;
+    let before = full(&server, 2).await;
+    let handle = client.create(ContainerSpec::default()).await.expect("create");
+    let used = before.iter().filter(|pid| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with(format!("garden-init\0{handle}\0").as_bytes())
+    });
+    assert_eq!(used.count(), 1, "one of those that waited has the container");
+    works(&client, &handle).await;
+    let after = full(&server, 2).await;
+    assert_eq!(before.intersection(&after).count(), 1, "{before:?} {after:?}");
+    client.destroy(&handle).await.expect("destroy");
+    server.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_prepared_and_died_is_passed_over() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "3"]);
+    let client = server.start(None).await;
+    for pid in full(&server, 3).await {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill a supervisor of ours");
+    }
+    until("dead", || waiting(server.pid()).is_empty().then_some(())).await;
+    let handle = client.create(ContainerSpec::default()).await.expect("create");
+    works(&client, &handle).await;
+    full(&server, 3).await;
+    server.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subnet_that_waits_for_a_container_can_be_asked_for() {
+    if !can_make_containers() {
+        return;
+    }
+    for privileged in [false, true] {
+        let mut server = Killable::new().with_options(&["--prepared-containers", "2"]);
+        let client = server.start(None).await;
+        full(&server, 2).await;
+        let address = waiting_addresses(&server)[0];
+        let spec = ContainerSpec { network: address.to_string(), privileged, ..Default::default() };
+        let handle = client.create(spec.clone()).await.expect("create");
+        assert_eq!(client.info(&handle).await.expect("info").container_ip, address.to_string());
+        works(&client, &handle).await;
+        client.create(spec).await.expect_err("it is a container's now");
+        server.clean_up().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_leaves_nothing_prepared() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "3"]);
+    let client = server.start(None).await;
+    let handle = client.create(ContainerSpec::default()).await.expect("create");
+    let prepared = full(&server, 3).await;
+    server.kill();
+    let alive = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+    until("gone", || (!prepared.iter().any(alive)).then_some(())).await;
+    until("links gone", || (waiting_addresses(&server).len() == 1).then_some(())).await;
+    let client = server.start(None).await;
+    works(&client, &handle).await;
+    client.destroy(&handle).await.expect("destroy");
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_get_what_there_is_and_the_rest_is_made_for_them() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "4"]);
+    let client = server.start(None).await;
+    full(&server, 4).await;
+    // As many as the pool of addresses has subnets: those that are prepared are among them.
+    let creates = (0..16).map(|_| client.create(ContainerSpec::default()));
+    let handles = futures_util::future::join_all(creates).await;
+    let handles: Vec<String> = handles.into_iter().map(|handle| handle.expect("create")).collect();
+    for handle in &handles {
+        works(&client, handle).await;
+    }
+    server.clean_up().await;
+}
