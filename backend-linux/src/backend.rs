@@ -15,7 +15,7 @@ use protocol::{
 use crate::{
     Config, background, check,
     container::{self, Container, Host, State, Unmade, blocking},
-    files,
+    files, ids,
     network::{Error as NetworkError, PoolError},
     process,
     slots::{Reservation, Slot, Slots},
@@ -60,7 +60,8 @@ impl LinuxBackend {
     }
 
     fn max_containers(&self) -> u64 {
-        let pool = u64::from(self.host.network.capacity());
+        let subnets = self.host.network.capacity();
+        let pool = u64::from(self.host.ids.capacity().unwrap_or(subnets).min(subnets));
         match self.host.config.max_containers {
             0 => pool,
             limit => limit.min(pool),
@@ -131,6 +132,9 @@ pub(crate) fn wire(error: container::Error) -> Error {
         E::Network(NetworkError::Pool(
             PoolError::SubnetsExhausted { .. } | PoolError::PortsExhausted { .. },
         )) => Error::ServiceUnavailable { message: Error::failed(&error).to_string() },
+        E::Ids(ids::Error::Exhausted { .. }) => {
+            Error::ServiceUnavailable { message: Error::failed(&error).to_string() }
+        }
         E::Going { handle } => Error::DestroyInProgress { handle: handle.clone() },
         E::Stopping(_) => Error::ServiceUnavailable { message: error.to_string() },
         E::Supervisor(process::Error::Refused(failure)) => match failure.kind {
@@ -142,6 +146,7 @@ pub(crate) fn wire(error: container::Error) -> Error {
         E::Depot { .. }
         | E::Rootfs(_)
         | E::Network(_)
+        | E::Ids(_)
         | E::Cgroup(_)
         | E::Supervisor(_)
         | E::Destroy { .. } => Error::failed(&error),
@@ -357,6 +362,8 @@ pub(crate) async fn remove(
     let gone = container::destroy_container(host, container).await;
     match &gone {
         Ok(()) => {
+            // Before its handle is free, which counts as room for another.
+            container.ids.give_back();
             slots.lock().remove(&container.handle);
             host.dropped_bytes.fetch_add(container.processes.dropped_bytes(), Ordering::Relaxed);
             container.processes.let_go();

@@ -12,6 +12,7 @@ use crate::{
     Config,
     cgroup::Cgroups,
     container::{self, Depot, Host, Pool, blocking},
+    ids::Ids,
     network::Network,
     process::{InitBinary, OutputBudget},
     rootfs::Store,
@@ -36,6 +37,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
+    let ids = Ids::new(&config.ids).map_err(container::Error::from)?;
     let opening = config.clone();
     let opened = blocking(move || -> Result<_, Error> {
         let init = InitBinary::load(&init_binary(&opening)?).map_err(container::Error::from)?;
@@ -60,6 +62,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         store,
         cgroups,
         network,
+        ids,
         init,
         prepared,
         output_budget,

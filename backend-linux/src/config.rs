@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use ipnetwork::Ipv4Network;
 
-use crate::defence::Defences;
+use crate::{defence::Defences, ids::IdConfig};
 
 /// Settings of a [`LinuxBackend`](crate::LinuxBackend); [`Config::default`] is what FLAGS in the README states.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct Config {
     pub destroy_containers_on_startup: bool,
     /// How much output of processes is kept in memory, all together, until a minute after their end.
     pub output_buffer_total_bytes: u64,
+    /// Whose ids the containers' users and groups have on the host.
+    pub ids: IdConfig,
     /// Addresses, ports and rules.
     pub network: NetworkConfig,
     /// What keeps containers from the host.
@@ -69,6 +71,7 @@ impl Default for Config {
             disable_privileged_containers: false,
             destroy_containers_on_startup: false,
             output_buffer_total_bytes: 1 << 30,
+            ids: IdConfig::default(),
             network: NetworkConfig::default(),
             defences: Defences::default(),
             die_at_record_write: None,

@@ -15,6 +15,8 @@ mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod ids;
+mod lru;
 mod name;
 mod network;
 mod process;
@@ -32,3 +34,4 @@ pub use backend::LinuxBackend;
 pub use check::{Error, check, cleanup};
 pub use config::{Config, NetworkConfig};
 pub use defence::{Defence, Defences};
+pub use ids::{HostIds, IdConfig};

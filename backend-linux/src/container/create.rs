@@ -14,10 +14,11 @@ use protocol::{BindMountMode, BindMountOrigin, ContainerSpec};
 
 use super::{
     Container, Error, Host, Record, State, blocking, destroy, etc,
-    prepared::{self, Prepared, root_id},
+    prepared::{self, Place, Prepared},
 };
 use crate::{
     cgroup::Leaf,
+    ids::IdLease,
     network::Lease,
     process::{Connection, Error as ProcessError, Supervisor, nonsense},
     rootfs::Image,
@@ -45,7 +46,7 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
     let rootfs = spec.rootfs_uri().unwrap_or_default().to_owned();
     let finder = Arc::clone(host);
     let image = blocking(move || finder.store.image(&rootfs)).await??;
-    let (lease, connection) = prepared::place(host, &spec.network, spec.privileged).await?;
+    let Place { lease, ids, connection } = prepared::place(host, &spec.network, spec.privileged).await?;
     let assignment = lease.assignment().clone();
     let ports = match host.network.reserve_ports(&assignment, &spec.net_in) {
         Ok(ports) => ports,
@@ -60,6 +61,7 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         created_at: SystemTime::now(),
         grace_time: spec.grace_time,
         privileged: spec.privileged,
+        ids: ids.own_ids(),
         env: spec.env.clone(),
         properties: spec.properties.clone(),
         limits: spec.limits,
@@ -69,14 +71,14 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         events: Vec::new(),
         oom_kills_seen: 0,
     };
-    match make(host, &record, &lease, connection, image, spec).await {
-        Ok(record) => Ok(Container::new(host, record, lease)),
+    match make(host, &record, &lease, &ids, connection, image, spec).await {
+        Ok(record) => Ok(Container::new(host, record, lease, ids)),
         Err(cause) => {
             let undone = destroy(host, &record).await;
             let left = undone.err().map(|error| {
                 let error = protocol::Error::failed(&error);
                 tracing::error!(handle = record.handle, %error, "cannot undo a create");
-                Container::new(host, record, lease)
+                Container::new(host, record, lease, ids)
             });
             Err(Unmade { cause, left })
         }
@@ -87,19 +89,20 @@ async fn make(
     host: &Arc<Host>,
     record: &Record,
     lease: &Lease,
+    ids: &IdLease,
     connection: Option<Connection>,
     image: Image,
     spec: ContainerSpec,
 ) -> Result<Record, Error> {
-    let (maker, planned) = (Arc::clone(host), record.clone());
+    let (maker, planned, root) = (Arc::clone(host), record.clone(), ids.root());
     let files = blocking(move || {
         let directory = maker.depot.make(&planned.handle)?;
         maker.depot.write(&planned)?;
-        prepare(&maker, &planned, &directory, image, &spec)
+        prepare(&maker, &planned, &directory, root, image, &spec)
     });
     match connection {
         Some(connection) => start(&connection, files.await??).await?,
-        None => start_cold(host, record, lease, files).await?,
+        None => start_cold(host, lease, ids, files).await?,
     }
     if !record.ports.is_empty() {
         host.network.open_ports(&record.assignment, &record.ports).await?;
@@ -129,12 +132,12 @@ async fn start(connection: &Connection, files: Files) -> Result<(), Error> {
 /// The same where nothing was prepared. The network is made while the container is.
 async fn start_cold(
     host: &Arc<Host>,
-    record: &Record,
     lease: &Lease,
+    ids: &IdLease,
     files: impl Future<Output = Result<Result<Files, Error>, Error>>,
 ) -> Result<(), Error> {
     // All to their ends, so that what an undo undoes is not still being made.
-    let (prepared, files) = tokio::join!(Prepared::make(host, record.privileged), files);
+    let (prepared, files) = tokio::join!(Prepared::make(host, ids), files);
     let (prepared, files) = (prepared?, files??);
     let (attached, started) = tokio::join!(prepared.attach(host, lease), start(&prepared.connection, files));
     started.and(attached)
@@ -152,13 +155,13 @@ fn prepare(
     host: &Host,
     record: &Record,
     directory: &Path,
+    root: (u32, u32),
     image: Image,
     spec: &ContainerSpec,
 ) -> Result<Files, Error> {
     let handle = &record.handle;
     host.cgroups.create(handle, &record.limits)?;
-    let owner = root_id(record.privileged);
-    let layer = host.store.create_write_layer(handle, (owner, owner))?;
+    let layer = host.store.create_write_layer(handle, root)?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
     let mount_point = directory.join("root");
     let depot_error = |doing, path: &Path| {
@@ -169,7 +172,7 @@ fn prepare(
         .and_then(|()| std::fs::set_permissions(&mount_point, PermissionsExt::from_mode(0o700)))
         .map_err(depot_error("make", &mount_point))?;
     let address = record.assignment.container_ip.into();
-    let mut binds = etc::write(directory, handle, address, owner)
+    let mut binds = etc::write(directory, handle, address, root)
         .map_err(depot_error("write hosts and resolv.conf in", directory))?;
     binds.extend(spec.bind_mounts.iter().map(|bind| Bind {
         source: bind.src_path.clone().into(),
@@ -182,6 +185,7 @@ fn prepare(
         hostname: etc::hostname(handle),
         mount_point,
         rootfs,
+        idmapped_binds: record.ids.is_some(),
         binds,
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),

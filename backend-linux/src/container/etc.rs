@@ -17,13 +17,13 @@ pub fn hostname(handle: &str) -> String {
 }
 
 /// Writes both files into `directory`, owned by the container's root, and says where they go.
-pub fn write(directory: &Path, handle: &str, address: IpAddr, owner: u32) -> io::Result<Vec<Bind>> {
+pub fn write(directory: &Path, handle: &str, address: IpAddr, owner: (u32, u32)) -> io::Result<Vec<Bind>> {
     let hosts = format!("127.0.0.1 localhost\n{address} {}\n", hostname(handle));
     let mut binds = Vec::new();
     for (name, text) in [("hosts", hosts), ("resolv.conf", resolv_conf())] {
         let path = directory.join(name);
         fs::write(&path, text)?;
-        chown(&path, Some(owner), Some(owner))?;
+        chown(&path, Some(owner.0), Some(owner.1))?;
         let target = Path::new("/etc").join(name);
         binds.push(Bind { source: path, target, read_only: false, from_container: false });
     }

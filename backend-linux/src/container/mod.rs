@@ -44,6 +44,7 @@ pub use recover::recover;
 use crate::{
     Config,
     cgroup::Cgroups,
+    ids::{IdLease, Ids},
     network::{Lease, Network},
     process::{InitBinary, OutputBudget, Processes, Supervisor},
     rootfs::{Store, Usage},
@@ -59,6 +60,7 @@ pub struct Host {
     pub store: Store,
     pub cgroups: Cgroups,
     pub network: Network,
+    pub ids: Ids,
     pub init: InitBinary,
     pub prepared: Pool,
     pub output_budget: Arc<OutputBudget>,
@@ -83,6 +85,9 @@ pub enum Error {
     /// Its network.
     #[error("network")]
     Network(#[from] crate::network::Error),
+    /// Its ids.
+    #[error("ids of users and groups")]
+    Ids(#[from] crate::ids::Error),
     /// Its cgroups.
     #[error("cgroup")]
     Cgroup(#[from] crate::cgroup::Error),
@@ -119,6 +124,7 @@ pub struct Container {
     /// What the background scan found last.
     pub disk: Mutex<Usage>,
     pub lease: Lease,
+    pub ids: IdLease,
     last_info: LastInfo,
     record: RwLock<Arc<Record>>,
     /// Held while the record is written, so that its versions reach the disk in order.
@@ -165,7 +171,7 @@ impl Container {
     }
 
     /// Puts together what recovery and creation both end with.
-    fn new(host: &Arc<Host>, record: Record, lease: Lease) -> Arc<Container> {
+    fn new(host: &Arc<Host>, record: Record, lease: Lease, ids: IdLease) -> Arc<Container> {
         Arc::new_cyclic(|container: &std::sync::Weak<Container>| {
             let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
             let output_budget = Arc::clone(&host.output_budget);
@@ -188,6 +194,7 @@ impl Container {
                 stopping: tokio::sync::Mutex::new(()),
                 disk: Mutex::default(),
                 lease,
+                ids,
                 last_info: LastInfo::default(),
                 record: RwLock::new(Arc::new(record)),
                 writing: Mutex::new(()),

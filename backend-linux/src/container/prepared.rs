@@ -14,9 +14,10 @@ use tokio::sync::Notify;
 
 use super::{Error, Host, blocking};
 use crate::{
+    ids::{Error as IdError, IdLease},
     network::{Error as NetworkError, Lease, PoolError},
     process::{Connection, Error as ProcessError, nonsense},
-    supervisor::{IdRange, PrepareRequest, Reply, Request},
+    supervisor::{PrepareRequest, Reply, Request},
 };
 
 /// How long a supervisor may take to make namespaces.
@@ -32,12 +33,6 @@ const LINK_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// its first process starts. On two cores that is worth a quarter of a create.
 const REFILL_DELAY: Duration = Duration::from_millis(20);
 
-/// Root inside is the highest id outside, every other id is itself.
-const ID_MAP: [IdRange; 2] = [
-    IdRange { inside: 0, outside: 4_294_967_294, count: 1 },
-    IdRange { inside: 1, outside: 1, count: 4_294_967_293 },
-];
-
 /// A supervisor with namespaces, waiting for its container.
 pub struct Prepared {
     pub connection: Connection,
@@ -47,12 +42,12 @@ pub struct Prepared {
 
 impl Prepared {
     /// Starts a supervisor, and has it make namespaces.
-    pub async fn make(host: &Arc<Host>, privileged: bool) -> Result<Prepared, Error> {
+    pub async fn make(host: &Arc<Host>, ids: &IdLease) -> Result<Prepared, Error> {
         let starter = Arc::clone(host);
         let connection = blocking(move || starter.init.start()).await??;
-        let id_map = (!privileged).then(|| ID_MAP.to_vec());
+        let request = Request::Prepare(PrepareRequest::new(ids.maps()));
         let prepare = async {
-            connection.send(&Request::Prepare(PrepareRequest { id_map }), &[]).await?;
+            connection.send(&request, &[]).await?;
             connection.reply().await
         };
         let prepared = tokio::time::timeout(PREPARE_LIMIT, prepare).await;
@@ -71,26 +66,23 @@ impl Prepared {
     }
 }
 
-/// Who root is inside of a container, on the host.
-pub fn root_id(privileged: bool) -> u32 {
-    if privileged { 0 } else { ID_MAP[0].outside }
-}
-
 /// A supervisor whose namespaces are on the network already.
-pub struct Connected {
-    pub connection: Connection,
-    pub lease: Lease,
+struct Connected {
+    connection: Connection,
+    lease: Lease,
+    ids: IdLease,
 }
 
 impl Connected {
     async fn make(host: &Arc<Host>) -> Result<Connected, Error> {
         let lease = host.network.plan("")?;
-        let prepared = Prepared::make(host, false).await?;
+        let ids = host.ids.take(false)?;
+        let prepared = Prepared::make(host, &ids).await?;
         if let Err(error) = prepared.attach(host, &lease).await {
             host.network.release(lease.assignment(), &[]).await?;
             return Err(error);
         }
-        Ok(Connected { connection: prepared.connection, lease })
+        Ok(Connected { connection: prepared.connection, lease, ids })
     }
 }
 
@@ -113,7 +105,7 @@ impl Pool {
     }
 
     /// The longest prepared one that still lives, if there is any.
-    pub fn take(&self) -> Option<Connected> {
+    fn take(&self) -> Option<Connected> {
         let taken = std::iter::from_fn(|| self.ready().pop_front()).find(|found| found.connection.is_open());
         self.wanted.notify_one();
         taken
@@ -157,21 +149,32 @@ impl Pool {
     }
 }
 
-/// A place on the network for a container, with a supervisor that is on it already, if there is one.
-pub async fn place(
-    host: &Host,
-    requested: &str,
-    privileged: bool,
-) -> Result<(Lease, Option<Connection>), Error> {
-    let ready = |connected: Connected| (connected.lease, Some(connected.connection));
+/// What a container has to itself on the host, and a supervisor that has it already, if there is one.
+pub struct Place {
+    pub lease: Lease,
+    pub ids: IdLease,
+    pub connection: Option<Connection>,
+}
+
+impl From<Connected> for Place {
+    fn from(Connected { connection, lease, ids }: Connected) -> Place {
+        Place { lease, ids, connection: Some(connection) }
+    }
+}
+
+/// Finds a container's place on the network, and its ids.
+pub async fn place(host: &Host, requested: &str, privileged: bool) -> Result<Place, Error> {
     if requested.is_empty()
         && !privileged
         && let Some(connected) = host.prepared.take()
     {
-        return Ok(ready(connected));
+        return Ok(connected.into());
     }
     let error = match host.network.plan(requested) {
-        Ok(lease) => return Ok((lease, None)),
+        Ok(lease) => {
+            let ids = ids(host, privileged).await?;
+            return Ok(Place { lease, ids, connection: None });
+        }
         Err(error) => error,
     };
     let prepared = match &error {
@@ -180,9 +183,27 @@ pub async fn place(
     };
     match prepared {
         None => Err(error.into()),
-        Some(connected) if !privileged => Ok(ready(connected)),
-        Some(connected) => make_way(host, connected, requested).await.map(|lease| (lease, None)),
+        Some(connected) if !privileged => Ok(connected.into()),
+        Some(connected) => {
+            let lease = make_way(host, connected, requested).await?;
+            Ok(Place { lease, ids: host.ids.take(privileged)?, connection: None })
+        }
     }
+}
+
+/// Ids for a container whose place on the network is its own choice. Where only those that wait have any left, one of
+/// them gives way.
+async fn ids(host: &Host, privileged: bool) -> Result<IdLease, Error> {
+    let error = match host.ids.take(privileged) {
+        Err(error @ IdError::Exhausted { .. }) => error,
+        taken => return Ok(taken?),
+    };
+    let Some(Connected { connection, lease, ids }) = host.prepared.take_next().await else {
+        return Err(error.into());
+    };
+    host.network.release(lease.assignment(), &[]).await?;
+    drop(connection);
+    Ok(ids)
 }
 
 /// Gives a subnet up that a container of another kind is to have.

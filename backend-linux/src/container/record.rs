@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use protocol::{Limits, NetIn, NetOutRule, Properties};
 use serde::{Deserialize, Serialize};
 
-use crate::network::Assignment;
+use crate::{ids::OwnIds, network::Assignment};
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct Record {
     pub grace_time: Duration,
     /// Whether root inside is root outside.
     pub privileged: bool,
+    /// The ids that it has to itself; none: it is privileged, or shares the mapping of others.
+    #[serde(default)]
+    pub ids: Option<OwnIds>,
     /// Variables of every process.
     pub env: Vec<String>,
     /// What clients noted about it.

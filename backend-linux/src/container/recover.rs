@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Container, Error, Host, Record, State, blocking, destroy};
 use crate::{
+    ids::IdLease,
     network::Lease,
     process::{Error as ProcessError, Supervisor},
     supervisor::{Reply, Request},
@@ -26,22 +27,26 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
     // All leases are taken before anything is given back.
     let mut leased = Vec::new();
     for record in kept {
-        match host.network.adopt(&record.assignment, &record.ports) {
-            Ok(lease) => leased.push((record, lease)),
+        match leases(host, &record) {
+            Ok((lease, ids)) => leased.push((record, lease, ids)),
             Err(error) => {
-                // Two containers with one address cannot both live, and one bad record must not stop the others.
+                // Two containers with one address, or the same ids, cannot both live, and one bad record must not stop the others.
                 let (handle, error) = (&record.handle, protocol::Error::failed(&error));
-                tracing::error!(handle, %error, "destroying a container that cannot have its network back");
+                tracing::error!(handle, %error, "destroying a container that cannot have its network or its ids back");
                 gone.push(record);
             }
         }
     }
-    let owned = leased.iter().map(|(record, _)| (record.assignment.clone(), record.ports.clone())).collect();
+    let owned =
+        leased.iter().map(|(record, _, _)| (record.assignment.clone(), record.ports.clone())).collect();
 
     for record in gone {
         let adopted = host.network.adopt(&record.assignment, &record.ports);
+        // Others may have them, or it none: then there is nothing to hold.
+        let ids = host.ids.adopt(record.ids).ok();
         if let Err(error) = destroy(host, &record).await {
             tracing::error!(handle = record.handle, error = %protocol::Error::failed(&error), "cannot destroy");
+            ids.into_iter().for_each(IdLease::keep);
         }
         drop(adopted);
     }
@@ -51,8 +56,8 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
     }
 
     let mut containers = Vec::new();
-    for (record, lease) in leased {
-        containers.push(adopt(host, record, lease).await);
+    for (record, lease, ids) in leased {
+        containers.push(adopt(host, record, lease, ids).await);
     }
     for handle in &strays {
         // A record that cannot be read may have had a supervisor; one that was never written had none.
@@ -82,8 +87,17 @@ fn sweep(host: &Host, handles: &[String], strays: &[String]) -> Result<(), Error
     Ok(())
 }
 
-async fn adopt(host: &Arc<Host>, record: Record, lease: Lease) -> Arc<Container> {
-    let container = Container::new(host, record, lease);
+/// What the record says that the container has.
+fn leases(host: &Host, record: &Record) -> Result<(Lease, IdLease), Error> {
+    let lease = host.network.adopt(&record.assignment, &record.ports)?;
+    match host.ids.adopt(record.ids) {
+        Ok(ids) => Ok((lease, ids)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn adopt(host: &Arc<Host>, record: Record, lease: Lease, ids: IdLease) -> Arc<Container> {
+    let container = Container::new(host, record, lease, ids);
     if let Err(error) = adopt_processes(&container).await {
         tracing::error!(handle = container.handle, %error, "a container's processes cannot be found again");
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::Failure,
+    supervisor::{Failure, IdRange, ids_inside},
     sys::{Forked, close_all_but, fork, leave_session_keyring},
 };
 use nix::sched::{CloneFlags, setns};
@@ -112,15 +112,33 @@ pub fn enter<'a>(container: &'a Container, user: &str) -> Result<Inside<'a>, Fai
     setns(container.init_pidfd(), namespaces).map_err(failed("enter the container"))?;
     umask(Mode::from(0o022));
     let user = users::find(user).map_err(Failure::other)?;
+    check_ids(container, &user)?;
     Ok(Inside { container, user })
+}
+
+/// Refuses a user whom the container has no ids for: the kernel would only say that an argument is wrong.
+fn check_ids(container: &Container, user: &User) -> Result<(), Failure> {
+    let Some(ids) = container.id_maps() else { return Ok(()) };
+    let missing = |what: &str, id: u32, map: &[IdRange]| {
+        let (name, has) = (&user.name, ids_inside(map));
+        Err(Failure::other(format!("user {name}: the container has no {what} id {id}, only {has}")))
+    };
+    if ids.user(user.uid).is_none() {
+        return missing("user", user.uid, &ids.users);
+    }
+    match user.groups.iter().chain([&user.gid]).find(|gid| ids.group(**gid).is_none()) {
+        Some(gid) => missing("group", *gid, &ids.groups),
+        None => Ok(()),
+    }
 }
 
 impl Inside<'_> {
     /// Gives what the process is to have as standard streams to its user, who may want to open them by name.
     pub fn own(&self, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-        let Some(uid) = self.container.outside_id(self.user.uid) else {
-            return Err(Failure::other(format!("user {} has no id on the host", self.user.uid)));
-        };
+        // Every user that was found has one.
+        let uid = self.container.id_maps().map_or(Some(self.user.uid), |ids| ids.user(self.user.uid));
+        let uid =
+            uid.ok_or_else(|| Failure::other(format!("user {} has no id on the host", self.user.uid)))?;
         for fd in fds {
             fchown(fd, Some(Uid::from_raw(uid)), None)
                 .map_err(failed("give the standard streams to the user"))?;

@@ -86,7 +86,7 @@ fn set_up(
     cgroup: &Cgroup,
 ) -> Outcome<()> {
     cgroup.join().context("join the container's cgroup")?;
-    let privileged = namespaces.id_map.is_none();
+    let privileged = namespaces.ids.is_none();
     let (root, dev) = (&outside.root, &namespaces.dev);
     let mut from_host = outside.binds.iter();
     let mut next = || from_host.next().ok_or_else(|| "the supervisor made too few mounts".to_owned());

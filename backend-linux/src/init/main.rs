@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod binds;
 mod credentials;
 mod enter;
 mod exec;

@@ -11,7 +11,7 @@ use std::{
 
 use backend_linux::{
     supervisor::{Bind, Failure, Rootfs, StartRequest},
-    sys::{idmap_mount, set_mount_read_only},
+    sys::idmap_mount,
 };
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
@@ -29,7 +29,7 @@ use rustix::{
     process::{Gid, Uid},
 };
 
-use crate::start::fail;
+use crate::{binds, start::fail};
 
 /// What the container's init puts in place.
 pub struct Outside {
@@ -45,8 +45,9 @@ pub fn prepare(request: &StartRequest, userns: Option<BorrowedFd<'_>>) -> Result
         let root = overlay(lower, upper, work, &request.mount_point, userns)?;
         let own = OwnFiles::new(&request.mount_point)?;
         let from_host = request.binds.iter().filter(|bind| !bind.from_container);
+        let userns = userns.filter(|_| request.idmapped_binds);
         let binds = from_host
-            .map(|wanted| if own.include(wanted) { own.copy(wanted) } else { bind(wanted) })
+            .map(|wanted| if own.include(wanted) { own.copy(wanted) } else { binds::bind(wanted, userns) })
             .collect::<Result<_, _>>()?;
         Ok(Outside { root, binds })
     })
@@ -70,16 +71,6 @@ fn in_private_mount_namespace<T>(make: impl FnOnce() -> Result<T, Failure>) -> R
 pub fn clone_of(directory: impl AsFd, path: impl Arg, more: OpenTreeFlags) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | more;
     Ok(open_tree(directory, path, flags)?)
-}
-
-fn bind(bind: &Bind) -> Result<OwnedFd, Failure> {
-    let mount = clone_of(CWD, &bind.source, OpenTreeFlags::AT_RECURSIVE)
-        .map_err(|error| fail(&format!("bind mount of {:?}", bind.source), error))?;
-    if bind.read_only {
-        set_mount_read_only(mount.as_fd())
-            .map_err(|error| fail(&format!("make the bind mount of {:?} read-only", bind.source), error))?;
-    }
-    Ok(mount)
 }
 
 /// The files that the server made for the container. They are shown from a small file system of their own: through
@@ -178,22 +169,30 @@ pub fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFl
 
 /// `/dev/pts`. One that is made in the host's mount namespace may use the terminals that are reserved for the host, and
 /// one without a maximum may use all others: containers could leave none to the host, or to each other.
-pub fn terminals(tty_group: u32) -> Result<OwnedFd, Failure> {
-    let group = tty_group.to_string();
-    let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", group.as_str()), ("max", "1024")];
+pub fn terminals((user, group): (u32, u32), tty_group: u32) -> Result<OwnedFd, Failure> {
+    let tty_group = tty_group.to_string();
+    let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", tty_group.as_str()), ("max", "1024")];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     in_private_mount_namespace(|| {
-        file_system("devpts", &options, attributes).map_err(|error| fail("make /dev/pts", error))
+        let make = || -> io::Result<OwnedFd> {
+            let devpts = file_system("devpts", &options, attributes)?;
+            let (uid, gid) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+            for name in ["", "ptmx"] {
+                chownat(&devpts, name, uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            Ok(devpts)
+        };
+        make().map_err(|error| fail("make /dev/pts", error))
     })
 }
 
 /// `/dev`: device nodes, which a user namespace could not make itself.
-pub fn device_directory(root_id: u32) -> io::Result<OwnedFd> {
-    let owner = root_id.to_string();
-    let options = [("mode", "0755"), ("size", "64k"), ("uid", &owner), ("gid", &owner)];
+pub fn device_directory((user, group): (u32, u32)) -> io::Result<OwnedFd> {
+    let (uid, gid) = (user.to_string(), group.to_string());
+    let options = [("mode", "0755"), ("size", "64k"), ("uid", &uid), ("gid", &gid)];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let dev = file_system("tmpfs", &options, attributes)?;
-    let (uid, gid) = (Uid::from_raw(root_id), Gid::from_raw(root_id));
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(group));
     let own = |name: &str| chownat(&dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
     for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
         mknodat(&dev, name, FileType::CharacterDevice, Mode::from(0o666), makedev(1, minor))?;

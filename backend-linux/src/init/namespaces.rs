@@ -7,7 +7,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Failure, IdRange, PrepareRequest, recv, send},
+    supervisor::{Failure, IdMaps, PrepareRequest, id_map_lines, recv, send},
     sys::{Forked, fork},
 };
 use nix::sched::{CloneFlags, setns};
@@ -19,9 +19,12 @@ use rustix::{
 
 use crate::{mounts, start::fail};
 
+/// What is nobody's in a container: its mapping has no such id.
+const NOBODY: u32 = u32::MAX - 1;
+
 /// Namespaces that a process can enter, with the file systems that take the host's privileges.
 pub struct Namespaces {
-    pub id_map: Option<Vec<IdRange>>,
+    pub ids: Option<IdMaps>,
     pub user: Option<OwnedFd>,
     network: OwnedFd,
     ipc: OwnedFd,
@@ -38,7 +41,8 @@ impl Namespaces {
     /// value.
     pub fn make(request: PrepareRequest) -> Result<(Namespaces, OwnedFd), Failure> {
         let mut kinds = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-        if request.id_map.is_some() {
+        let ids = request.id_maps();
+        if ids.is_some() {
             kinds |= CloneFlags::CLONE_NEWUSER;
         }
         let (ours, theirs) =
@@ -52,18 +56,18 @@ impl Namespaces {
             Forked::Parent { pid, .. } => pid,
         };
         drop(theirs);
-        let opened = open_all(pid, request.id_map.as_deref(), &ours);
+        let opened = open_all(pid, ids.as_ref(), &ours);
         // The child goes when it has nobody to talk to any more.
         drop(ours);
         let _ = waitpid(Some(pid), WaitOptions::empty());
         let (user, [network, ipc, uts], netlink) = opened?;
 
-        let id_map = request.id_map;
-        // An id that is not mapped belongs to nobody.
-        let outside_id = |id| outside_id(id_map.as_deref(), id).unwrap_or(u32::MAX - 1);
-        let dev = mounts::device_directory(outside_id(0)).map_err(|error| fail("make /dev", error))?;
-        let devpts = mounts::terminals(outside_id(5))?;
-        Ok((Namespaces { id_map, user, network, ipc, uts, dev, devpts }, netlink))
+        let user_outside = |id| ids.as_ref().map_or(id, |ids| ids.user(id).unwrap_or(NOBODY));
+        let group_outside = |id| ids.as_ref().map_or(id, |ids| ids.group(id).unwrap_or(NOBODY));
+        let root = (user_outside(0), group_outside(0));
+        let dev = mounts::device_directory(root).map_err(|error| fail("make /dev", error))?;
+        let devpts = mounts::terminals(root, group_outside(5))?;
+        Ok((Namespaces { ids, user, network, ipc, uts, dev, devpts }, netlink))
     }
 
     pub fn network(&self) -> BorrowedFd<'_> {
@@ -83,13 +87,6 @@ impl Namespaces {
     }
 }
 
-/// The id outside of a user or group inside; none if it has none.
-pub fn outside_id(id_map: Option<&[IdRange]>, inside: u32) -> Option<u32> {
-    let Some(id_map) = id_map else { return Some(inside) };
-    let range = id_map.iter().find(|range| inside >= range.inside && inside - range.inside < range.count)?;
-    Some(range.outside + (inside - range.inside))
-}
-
 /// In the child: hands a socket of the new network namespace over, and waits for the end of the connection.
 fn hold_open(socket: &OwnedFd) -> ! {
     // No protocol: 0, which is NETLINK_ROUTE.
@@ -104,7 +101,7 @@ fn hold_open(socket: &OwnedFd) -> ! {
 /// Opens the namespaces of a child, and sets its ids.
 fn open_all(
     pid: Pid,
-    id_map: Option<&[IdRange]>,
+    ids: Option<&IdMaps>,
     socket: &OwnedFd,
 ) -> Result<(Option<OwnedFd>, [OwnedFd; 3], OwnedFd), Failure> {
     let proc = format!("/proc/{}", pid.as_raw_nonzero());
@@ -112,18 +109,14 @@ fn open_all(
         open(format!("{proc}/ns/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| fail(&format!("open the {name} namespace"), error))
     };
-    let user = match id_map {
-        Some(id_map) => {
-            let lines: String = id_map
-                .iter()
-                .map(|range| format!("{} {} {}\n", range.inside, range.outside, range.count))
-                .collect();
-            for map in ["uid_map", "gid_map"] {
+    let user = match ids {
+        Some(ids) => {
+            for (name, map) in [("uid_map", &ids.users), ("gid_map", &ids.groups)] {
                 let write = || {
-                    let file = fs::OpenOptions::new().write(true).open(format!("{proc}/{map}"));
-                    file?.write_all(lines.as_bytes())
+                    let file = fs::OpenOptions::new().write(true).open(format!("{proc}/{name}"));
+                    file?.write_all(id_map_lines(map).as_bytes())
                 };
-                write().map_err(|error| fail(&format!("write {map} of the container"), error))?;
+                write().map_err(|error| fail(&format!("write {name} of the container"), error))?;
             }
             Some(namespace("user")?)
         }

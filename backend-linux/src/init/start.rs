@@ -7,7 +7,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{CgroupEntry, Defences, Failure, IdRange, StartRequest, Terminal, recv, send},
+    supervisor::{CgroupEntry, Defences, Failure, IdMaps, StartRequest, Terminal, recv, send},
     sys::{Forked, fork},
 };
 use nix::sched::{CloneFlags, setns};
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     init,
     mounts::{self, Outside},
-    namespaces::{Namespaces, outside_id},
+    namespaces::Namespaces,
     process::winsize,
 };
 
@@ -32,7 +32,7 @@ pub struct Container {
     init: Pid,
     init_pidfd: OwnedFd,
     alive: bool,
-    id_map: Option<Vec<IdRange>>,
+    ids: Option<IdMaps>,
     devpts: OwnedFd,
     pub main_cgroup: Cgroup,
     /// How many descriptors its processes may have open by default.
@@ -122,7 +122,7 @@ impl Container {
             init: pid,
             init_pidfd: pidfd,
             alive: true,
-            id_map: namespaces.id_map,
+            ids: namespaces.ids,
             devpts: namespaces.devpts,
             main_cgroup,
             open_files: request.open_files,
@@ -143,7 +143,7 @@ impl Container {
     }
 
     pub fn is_privileged(&self) -> bool {
-        self.id_map.is_none()
+        self.ids.is_none()
     }
 
     /// Notes that pid 1 is gone, and everything else in the container with it.
@@ -157,9 +157,9 @@ impl Container {
         let _ = pidfd_send_signal(&self.init_pidfd, Signal::KILL);
     }
 
-    /// The id outside of a user or group inside; none if it has none.
-    pub fn outside_id(&self, inside: u32) -> Option<u32> {
-        outside_id(self.id_map.as_deref(), inside)
+    /// How its ids map to the host's; none: they are the host's.
+    pub fn id_maps(&self) -> Option<&IdMaps> {
+        self.ids.as_ref()
     }
 
     /// A new terminal of the container's own: our side, and the process's.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::{
     cgroup::CgroupEntry,
     defence::{Defence, Defences},
+    ids::{IdMaps, IdRange, id_map_lines, ids_inside},
 };
 
 /// How much room a supervisor's argument has for its container's name.
@@ -150,8 +151,26 @@ pub struct ProcessState {
 /// What to prepare for a container.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PrepareRequest {
-    /// How ids inside map to ids outside, the same for users and groups; none: privileged, no user namespace.
+    /// How ids inside map to ids outside; none: privileged, no user namespace.
     pub id_map: Option<Vec<IdRange>>,
+    /// The same of groups, where it differs from that of users.
+    #[serde(default)]
+    pub gid_map: Option<Vec<IdRange>>,
+}
+
+impl PrepareRequest {
+    /// With these ids.
+    pub fn new(ids: Option<&IdMaps>) -> PrepareRequest {
+        let (id_map, gid_map) = ids.map(|ids| (ids.users.clone(), ids.groups.clone())).unzip();
+        PrepareRequest { id_map, gid_map }
+    }
+
+    /// The ids; none: privileged.
+    pub fn id_maps(&self) -> Option<IdMaps> {
+        let users = self.id_map.clone()?;
+        let groups = self.gid_map.clone().unwrap_or_else(|| users.clone());
+        Some(IdMaps { users, groups })
+    }
 }
 
 /// How to make the container.
@@ -165,6 +184,9 @@ pub struct StartRequest {
     pub mount_point: PathBuf,
     /// Its root filesystem.
     pub rootfs: Rootfs,
+    /// Whether files of the host are shown with the container's ids: root inside is what root of the host is there.
+    #[serde(default)]
+    pub idmapped_binds: bool,
     /// What of the host to show inside.
     pub binds: Vec<Bind>,
     /// Where the container's init belongs.
@@ -192,15 +214,6 @@ pub enum Rootfs {
         /// Overlay's scratch space, on the same file system.
         work: PathBuf,
     },
-}
-
-/// `count` ids from `inside` on are the ids from `outside` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct IdRange {
-    pub inside: u32,
-    pub outside: u32,
-    pub count: u32,
 }
 
 /// A directory or file to show in the container.

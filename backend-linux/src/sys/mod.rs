@@ -13,6 +13,6 @@ mod shm;
 pub use clone::{Forked, fork, reset_signals};
 pub use descriptors::{close_all_but, close_from_at_exec};
 pub use keyring::leave_session_keyring;
-pub use mount::{idmap_mount, set_mount_read_only};
+pub use mount::{idmap_mount, idmap_mount_tree, set_mount_read_only};
 pub use readiness::async_fd;
 pub use shm::{SHARED_WORDS, SharedWords};

@@ -43,6 +43,13 @@ pub fn idmap_mount(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<
     mount_setattr(mount, 0, &MountAttr { attr_set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() })
 }
 
+/// The same, and those of all that is mounted below it: all or none.
+pub fn idmap_mount_tree(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    let userns_fd = userns.as_raw_fd() as u64;
+    let attr = MountAttr { attr_set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    mount_setattr(mount, AT_RECURSIVE, &attr)
+}
+
 /// Makes a detached mount, and all that is mounted below it, read-only.
 pub fn set_mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     mount_setattr(mount, AT_RECURSIVE, &MountAttr { attr_set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })

@@ -3,14 +3,13 @@
 //! Each thing has an owner, the name of the container's host-side link, which no two containers share. What somebody
 //! gives back that is another's stays the other's, so that every release may be repeated.
 
-mod lru;
 mod ports;
 pub(super) mod subnets;
 
 pub use ports::PortPool;
 pub use subnets::{PREFIX, Subnet, SubnetPool};
 
-use lru::LruIds;
+use crate::lru::LruIds;
 
 /// Why a pool did not give out what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

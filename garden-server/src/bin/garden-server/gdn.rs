@@ -54,8 +54,6 @@ const NOT_YET: &[&str] = &[
     "enable-container-network-metrics",
     "enable-cpu-throttling",
     "firewall",
-    "gid-map-length",
-    "gid-map-start",
     "insecure-docker-registry",
     "no-new-privileges",
     "preloaded",
@@ -68,8 +66,6 @@ const NOT_YET: &[&str] = &[
     "tls-cert",
     "tls-client-ca",
     "tls-key",
-    "uid-map-length",
-    "uid-map-start",
 ];
 
 /// What to do with an option's name.

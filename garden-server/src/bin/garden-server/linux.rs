@@ -1,6 +1,6 @@
 //! The Linux backend, with settings from the options.
 
-use backend_linux::{Config, LinuxBackend};
+use backend_linux::{Config, HostIds, LinuxBackend};
 
 use crate::{backends::Chosen, options::Options};
 
@@ -15,6 +15,9 @@ fn config(options: &Options) -> Result<Config, String> {
     config.disable_privileged_containers = options.disable_privileged_containers;
     config.destroy_containers_on_startup = options.destroy_containers_on_startup;
     config.output_buffer_total_bytes = options.output_buffer_total;
+    config.ids.per_container = Some(options.ids_per_container).filter(|count| *count > 0);
+    config.ids.users = HostIds { start: options.uid_map_start, length: options.uid_map_length };
+    config.ids.groups = HostIds { start: options.gid_map_start, length: options.gid_map_length };
     config.die_at_record_write = options.die_at_record_write;
     let network = &mut config.network;
     network.pool = options

@@ -149,6 +149,42 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = few,
           env = "GARDEN_PREPARED_CONTAINERS", global = true, help_heading = "Lifecycle")]
     pub(crate) prepared_containers: usize,
+    /// How many ids each unprivileged container has to itself, 65536 being usual; 0: all share one mapping.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        env = "GARDEN_IDS_PER_CONTAINER",
+        global = true,
+        help_heading = "Lifecycle"
+    )]
+    pub(crate) ids_per_container: u32,
+    /// The first user id of the host that containers may have [default: 1; with --ids-per-container 1879048192].
+    #[arg(long, value_name = "ID", env = "GARDEN_UID_MAP_START", global = true, help_heading = "Lifecycle")]
+    pub(crate) uid_map_start: Option<u32>,
+    /// How many user ids of the host containers may have; 0: all, with --ids-per-container 268304384.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        env = "GARDEN_UID_MAP_LENGTH",
+        global = true,
+        help_heading = "Lifecycle"
+    )]
+    pub(crate) uid_map_length: u32,
+    /// The first group id of the host that containers may have [default: 1; with --ids-per-container 1879048192].
+    #[arg(long, value_name = "ID", env = "GARDEN_GID_MAP_START", global = true, help_heading = "Lifecycle")]
+    pub(crate) gid_map_start: Option<u32>,
+    /// How many group ids of the host containers may have; 0: all, with --ids-per-container 268304384.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        env = "GARDEN_GID_MAP_LENGTH",
+        global = true,
+        help_heading = "Lifecycle"
+    )]
+    pub(crate) gid_map_length: u32,
 
     /// How much output of processes is kept in memory, all together, for readers to come [bytes, or with K, M or G].
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = size::parse,
