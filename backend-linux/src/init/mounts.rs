@@ -187,7 +187,7 @@ pub fn terminals((user, group): (u32, u32), tty_group: u32) -> Result<OwnedFd, F
 }
 
 /// `/dev`: device nodes, which a user namespace could not make itself.
-pub fn device_directory((user, group): (u32, u32)) -> io::Result<OwnedFd> {
+pub fn device_directory((user, group): (u32, u32), fuse: bool) -> io::Result<OwnedFd> {
     let (uid, gid) = (user.to_string(), group.to_string());
     let options = [("mode", "0755"), ("size", "64k"), ("uid", &uid), ("gid", &gid)];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -200,6 +200,9 @@ pub fn device_directory((user, group): (u32, u32)) -> io::Result<OwnedFd> {
     }
     mknodat(&dev, "tty", FileType::CharacterDevice, Mode::from(0o666), makedev(5, 0))?;
     own("tty")?;
+    if fuse {
+        mknodat(&dev, "fuse", FileType::CharacterDevice, Mode::from(0o666), makedev(10, 229))?;
+    }
     let links = [
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),

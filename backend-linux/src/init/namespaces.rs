@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use backend_linux::{
@@ -65,7 +66,9 @@ impl Namespaces {
         let user_outside = |id| ids.as_ref().map_or(id, |ids| ids.user(id).unwrap_or(NOBODY));
         let group_outside = |id| ids.as_ref().map_or(id, |ids| ids.group(id).unwrap_or(NOBODY));
         let root = (user_outside(0), group_outside(0));
-        let dev = mounts::device_directory(root).map_err(|error| fail("make /dev", error))?;
+        // For privileged containers, where the host has it: without the kernel's part the file would be a trap.
+        let fuse = ids.is_none() && Path::new("/dev/fuse").exists();
+        let dev = mounts::device_directory(root, fuse).map_err(|error| fail("make /dev", error))?;
         let devpts = mounts::terminals(root, group_outside(5))?;
         Ok((Namespaces { ids, user, network, ipc, uts, dev, devpts }, netlink))
     }
