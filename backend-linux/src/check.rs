@@ -43,7 +43,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         let init = InitBinary::load(&init_binary(&opening)?).map_err(container::Error::from)?;
         let depot = Depot::open(&opening.depot, opening.die_at_record_write)?;
         let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
-        let cgroups = Cgroups::detect(&opening.tag).map_err(container::Error::from)?;
+        let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules).map_err(container::Error::from)?;
         Ok((init, depot, store, cgroups))
     });
     let (init, depot, store, cgroups) = opened.await??;
@@ -117,7 +117,7 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
         lines.push((Path::new("/proc/self/ns").join(namespace).exists(), format!("{namespace} namespaces")));
     }
     if root {
-        lines.push(match Cgroups::detect(&config.tag) {
+        lines.push(match Cgroups::detect(&config.tag, &config.device_rules) {
             Ok(cgroups) if cgroups.missing().is_empty() => (true, "cgroup controllers".to_owned()),
             Ok(cgroups) => (false, format!("cgroup controllers missing: {:?}", cgroups.missing())),
             Err(error) => (false, protocol::Error::failed(&error).to_string()),

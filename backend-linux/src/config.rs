@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use ipnetwork::Ipv4Network;
 
-use crate::{defence::Defences, ids::IdConfig};
+use crate::{cgroup::DeviceRule, defence::Defences, ids::IdConfig};
 
 /// Settings of a [`LinuxBackend`](crate::LinuxBackend); [`Config::default`] is what FLAGS in the README states.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Config {
     pub output_buffer_total_bytes: u64,
     /// Whose ids the containers' users and groups have on the host.
     pub ids: IdConfig,
+    /// Devices that unprivileged containers may use besides those that all may.
+    pub device_rules: Vec<DeviceRule>,
     /// Addresses, ports and rules.
     pub network: NetworkConfig,
     /// What keeps containers from the host.
@@ -72,6 +74,7 @@ impl Default for Config {
             destroy_containers_on_startup: false,
             output_buffer_total_bytes: 1 << 30,
             ids: IdConfig::default(),
+            device_rules: Vec::new(),
             network: NetworkConfig::default(),
             defences: Defences::default(),
             die_at_record_write: None,

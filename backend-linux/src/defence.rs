@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Defence {
     /// Processes have no more capabilities than those of their kind.
     Capabilities,
+    /// Processes have no devices but those of the list.
+    Devices,
     /// Files of /proc and /sys that tell about the host are covered.
     MaskedPaths,
     /// Files of /proc that act on the host are read-only.

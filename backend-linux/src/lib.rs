@@ -31,6 +31,7 @@ pub mod sys;
 mod telemetry;
 
 pub use backend::LinuxBackend;
+pub use cgroup::{DeviceRule, DeviceRuleError};
 pub use check::{Error, check, cleanup};
 pub use config::{Config, NetworkConfig};
 pub use defence::{Defence, Defences};

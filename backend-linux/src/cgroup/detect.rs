@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Cgroups, Error, Result, V1, V2, group::write};
+use super::{Cgroups, DeviceRule, Error, Result, V1, V2, devices::DeviceList, group::write};
 
 /// What containers use where a v1 hierarchy has it.
 const V1_CONTROLLERS: [&str; 8] =
@@ -18,8 +18,9 @@ const V2_CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
 const NEEDED: [&str; 4] = ["memory", "cpu", "pids", "cpuacct"];
 
 impl Cgroups {
-    /// Looks at what is mounted and makes our base groups, named `garden` or `garden-<tag>`.
-    pub fn detect(tag: &str) -> Result<Cgroups> {
+    /// Looks at what is mounted and makes our base groups, named `garden` or `garden-<tag>`. Containers may use the
+    /// devices of `device_rules` besides those that all may.
+    pub fn detect(tag: &str, device_rules: &[DeviceRule]) -> Result<Cgroups> {
         let file = Path::new("/proc/self/mountinfo");
         let mounts = fs::read(file).map_err(|source| Error::Read { file: file.into(), source })?;
         let base = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
@@ -39,13 +40,17 @@ impl Cgroups {
         if v1.is_empty() && v2.is_none() {
             return Err(Error::NoHierarchy);
         }
-        let mut cgroups = Cgroups { v1, v2, missing: Vec::new() };
+        let mut cgroups = Cgroups { v1, v2, devices: DeviceList::None, missing: Vec::new() };
+        cgroups.devices = DeviceList::new(cgroups.place("devices"), cgroups.v2.is_some(), device_rules);
         // Every v2 group counts its CPU time, with or without a controller.
         let counted = |controller: &str| controller == "cpuacct" && cgroups.v2.is_some();
         cgroups.missing = NEEDED
             .into_iter()
             .filter(|controller| cgroups.place(controller).is_none() && !counted(controller))
             .collect();
+        if matches!(cgroups.devices, DeviceList::None) {
+            cgroups.missing.push("devices");
+        }
         Ok(cgroups)
     }
 }

@@ -19,6 +19,8 @@ pub enum Error {
     Parse { file: PathBuf, text: String },
     #[error("cannot write {value:?} to {}", .file.display())]
     Write { file: PathBuf, value: String, source: io::Error },
+    #[error("cannot restrict the devices of the cgroup {}", .group.display())]
+    DeviceProgram { group: PathBuf, source: io::Error },
     #[error("cannot kill process {pid} of cgroup {}", .group.display())]
     Kill { group: PathBuf, pid: u32, source: io::Error },
     #[error(

@@ -13,17 +13,23 @@ use rustix::io::Errno;
 
 use crate::name;
 
-use super::{Cgroups, Error, Leaf, Place, Result, detect::copy_cpuset, members, settings};
+use super::{Cgroups, Devices, Error, Leaf, Place, Result, detect::copy_cpuset, members, settings};
 
 /// Between two tries to remove a busy group: at first, and at most. The kernel tells nobody when a v1 group empties.
 const RETRY_FIRST: Duration = Duration::from_micros(200);
 const RETRY_MAX: Duration = Duration::from_millis(20);
 
 impl Cgroups {
-    /// Makes the groups of the container `name` with these limits; all or nothing.
-    pub fn create(&self, name: &str, limits: &Limits) -> Result<()> {
+    /// Makes the groups of the container `name` with these limits and devices; all or nothing.
+    pub fn create(&self, name: &str, limits: &Limits, devices: Devices) -> Result<()> {
         let directory = name::directory(name);
-        let created = self.create_groups(&directory).and_then(|()| self.apply(&directory, limits));
+        let created =
+            self.create_groups(&directory).and_then(|()| self.apply(&directory, limits)).and_then(|()| {
+                match devices {
+                    Devices::Listed => self.restrict_devices(&directory),
+                    Devices::All => Ok(()),
+                }
+            });
         if created.is_err() {
             // Nothing can have entered yet, so nothing can be busy; what failed is the error to tell.
             for base in self.bases() {

@@ -9,6 +9,8 @@
 //! itself into the `tasks` file of each hierarchy, which is far cheaper than being moved by another.
 
 mod detect;
+mod device_program;
+mod devices;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 use crate::name;
 use serde::{Deserialize, Serialize};
 
+use devices::DeviceList;
+pub use devices::{DeviceRule, DeviceRuleError, Devices};
 pub use error::Error;
 
 /// What a call of this module gives.
@@ -75,10 +79,11 @@ struct V2 {
 }
 
 /// This server's groups on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Cgroups {
     v1: Vec<V1>,
     v2: Option<V2>,
+    devices: DeviceList,
     missing: Vec<&'static str>,
 }
 

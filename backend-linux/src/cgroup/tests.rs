@@ -42,7 +42,7 @@ fn own() -> Option<Own> {
         return None;
     }
     let tag = format!("test{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    Some(Own(Cgroups::detect(&tag).unwrap()))
+    Some(Own(Cgroups::detect(&tag, &[]).unwrap()))
 }
 
 /// A process that entered the groups by itself, as on v1 (and, for the test, on v2), and says when it has.
@@ -69,16 +69,16 @@ fn limits() -> Limits {
 #[test]
 fn limits_are_applied_as_they_are_reported() {
     let Some(cgroups) = own() else { return };
-    cgroups.create("box", &limits()).unwrap();
+    cgroups.create("box", &limits(), Devices::Listed).unwrap();
     assert_eq!(cgroups.applied("box", &limits()).unwrap(), limits());
-    cgroups.create("free", &Limits::default()).unwrap();
+    cgroups.create("free", &Limits::default(), Devices::Listed).unwrap();
     assert_eq!(cgroups.applied("free", &Limits::default()).unwrap(), Limits::default());
 }
 
 #[test]
 fn processes_are_counted_killed_and_their_groups_removed() {
     let Some(cgroups) = own() else { return };
-    cgroups.create("box", &limits()).unwrap();
+    cgroups.create("box", &limits(), Devices::Listed).unwrap();
     let mut child = enter(&cgroups.entry("box", Leaf::Main), "exec sleep 1000");
     assert_eq!(cgroups.processes("box").unwrap(), [child.id()]);
     // The kernel adds a processor's time up when it takes the process off it, or at a tick: maybe not yet.
@@ -106,7 +106,7 @@ fn processes_are_counted_killed_and_their_groups_removed() {
 #[test]
 fn a_fork_bomb_is_held_and_killed() {
     let Some(cgroups) = own() else { return };
-    cgroups.create("bomb", &limits()).unwrap();
+    cgroups.create("bomb", &limits(), Devices::Listed).unwrap();
     let bomb = "b() { b | b & }; while :; do b 2>/dev/null; done";
     let mut child = enter(&cgroups.entry("bomb", Leaf::Main), bomb);
     cgroups.kill("bomb").unwrap();
@@ -117,7 +117,7 @@ fn a_fork_bomb_is_held_and_killed() {
 #[test]
 fn a_process_over_its_memory_is_killed_and_counted() {
     let Some(cgroups) = own() else { return };
-    cgroups.create("fat", &limits()).unwrap();
+    cgroups.create("fat", &limits(), Devices::Listed).unwrap();
     let mut child = enter(
         &cgroups.entry("fat", Leaf::Main),
         "head -c 200000000 /dev/zero | tail -c 200000000 >/dev/null",
@@ -130,8 +130,8 @@ fn a_process_over_its_memory_is_killed_and_counted() {
 #[test]
 fn a_sweep_removes_what_nobody_owns() {
     let Some(cgroups) = own() else { return };
-    cgroups.create("mine", &limits()).unwrap();
-    cgroups.create("a stray, odd one", &limits()).unwrap();
+    cgroups.create("mine", &limits(), Devices::Listed).unwrap();
+    cgroups.create("a stray, odd one", &limits(), Devices::Listed).unwrap();
     let mut child = enter(&cgroups.entry("a stray, odd one", Leaf::Init), "exec sleep 1000");
     let reaper = std::thread::spawn(move || child.wait());
     assert_eq!(cgroups.sweep(["mine"], PATIENCE).unwrap().len(), 1);
@@ -143,11 +143,11 @@ fn a_sweep_removes_what_nobody_owns() {
 #[test]
 fn a_group_that_an_earlier_life_left_is_not_used_again() {
     let Some(cgroups) = own() else { return };
-    cgroups.create("box", &limits()).unwrap();
-    cgroups.create("box", &Limits::default()).unwrap();
+    cgroups.create("box", &limits(), Devices::Listed).unwrap();
+    cgroups.create("box", &Limits::default(), Devices::Listed).unwrap();
     assert_eq!(cgroups.applied("box", &Limits::default()).unwrap(), Limits::default());
     let mut child = enter(&cgroups.entry("box", Leaf::Main), "exec sleep 1000");
-    let error = cgroups.create("box", &limits()).unwrap_err();
+    let error = cgroups.create("box", &limits(), Devices::Listed).unwrap_err();
     assert!(matches!(error, Error::Create { .. }), "{error:?}");
     child.kill().unwrap();
     child.wait().unwrap();
@@ -160,4 +160,37 @@ fn a_value_that_the_kernel_refuses_is_named_and_leaves_nothing() {
     std::fs::create_dir(&group).unwrap();
     let error = group::write(&group.join("pids.max"), "lots").unwrap_err();
     assert!(error.to_string().contains("pids.max") && error.to_string().contains("lots"), "{error}");
+}
+
+#[test]
+fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
+    let Some(_root) = own() else { return };
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap();
+    let Some(mount) = detect::hierarchies(&mounts).v2 else {
+        eprintln!("skipped: no v2 hierarchy is mounted");
+        return;
+    };
+    let group = mount.join(format!("garden-test-devices-{}", std::process::id()));
+    std::fs::create_dir(&group).unwrap();
+    let base = group.parent().unwrap().to_owned();
+    let list = devices::DeviceList::new(None, true, &[]);
+    let cgroups =
+        Cgroups { v1: vec![], v2: Some(V2 { controllers: vec![], base }), devices: list, missing: vec![] };
+    let directory = group.file_name().unwrap().to_str().unwrap();
+    let entry = CgroupEntry { v1_tasks: vec![], v2_dir: Some(group.clone()) };
+    // The kernel's log, which root may write to, and which is not in the list.
+    let opens = || {
+        let open = ": >/dev/null </dev/zero || exit 8; exec 3>/dev/kmsg || exit 7";
+        enter(&entry, open).wait().unwrap().code()
+    };
+    let before = opens();
+    cgroups.restrict_devices(directory).unwrap();
+    let after = opens();
+    std::fs::remove_dir(&group).unwrap();
+    // What exec cannot open ends a shell, with a status of its own choice.
+    assert_eq!(
+        (before, after.is_some_and(|status| status != 0 && status != 8)),
+        (Some(0), true),
+        "{after:?}"
+    );
 }

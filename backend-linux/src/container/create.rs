@@ -17,7 +17,8 @@ use super::{
     prepared::{self, Place, Prepared},
 };
 use crate::{
-    cgroup::Leaf,
+    cgroup::{Devices, Leaf},
+    defence::Defence,
     ids::IdLease,
     network::Lease,
     process::{Connection, Error as ProcessError, Supervisor, nonsense},
@@ -160,7 +161,9 @@ fn prepare(
     spec: &ContainerSpec,
 ) -> Result<Files, Error> {
     let handle = &record.handle;
-    host.cgroups.create(handle, &record.limits)?;
+    let listed = !record.privileged && host.config.defences.have(Defence::Devices);
+    let devices = if listed { Devices::Listed } else { Devices::All };
+    host.cgroups.create(handle, &record.limits, devices)?;
     let layer = host.store.create_write_layer(handle, root)?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
     let mount_point = directory.join("root");

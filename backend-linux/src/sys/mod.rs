@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+mod bpf;
 mod clone;
 mod descriptors;
 mod keyring;
@@ -10,6 +11,7 @@ mod mount;
 mod readiness;
 mod shm;
 
+pub use bpf::{DeviceProgram, Instruction};
 pub use clone::{Forked, fork, reset_signals};
 pub use descriptors::{close_all_but, close_from_at_exec};
 pub use keyring::leave_session_keyring;

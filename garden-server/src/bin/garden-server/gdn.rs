@@ -47,7 +47,6 @@ const NOT_YET: &[&str] = &[
     "cpu-throttling-check-interval",
     "default-container-blockio-weight",
     "deny-network",
-    "device-cgroup-rule",
     "disable-swap-limit",
     "dns-server",
     "docker-registry",

@@ -19,6 +19,11 @@ fn config(options: &Options) -> Result<Config, String> {
     config.ids.users = HostIds { start: options.uid_map_start, length: options.uid_map_length };
     config.ids.groups = HostIds { start: options.gid_map_start, length: options.gid_map_length };
     config.die_at_record_write = options.die_at_record_write;
+    config.device_rules = options
+        .device_cgroup_rule
+        .iter()
+        .map(|rule| rule.parse().map_err(|error| format!("--device-cgroup-rule: {error}")))
+        .collect::<Result<_, _>>()?;
     let network = &mut config.network;
     network.pool = options
         .network_pool

@@ -133,6 +133,16 @@ pub(crate) struct Options {
     /// Refuse privileged containers.
     #[arg(long, env = "GARDEN_DISABLE_PRIVILEGED_CONTAINERS", global = true, help_heading = "Lifecycle")]
     pub(crate) disable_privileged_containers: bool,
+    /// Devices that unprivileged containers may use besides those that all may, as in "c 10:229 rwm" (repeatable).
+    #[arg(
+        long,
+        value_name = "RULE",
+        value_delimiter = ',',
+        env = "GARDEN_DEVICE_CGROUP_RULE",
+        global = true,
+        help_heading = "Lifecycle"
+    )]
+    pub(crate) device_cgroup_rule: Vec<String>,
     /// Containers at most; 0: as many as the address pool bears.
     #[arg(
         long,
