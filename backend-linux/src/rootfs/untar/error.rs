@@ -1,5 +1,7 @@
 use std::io;
 
+use rustix::io::Errno;
+
 /// Why an archive was not unpacked, or not wholly. Entries are named as in the archive.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -18,6 +20,10 @@ pub enum Error {
     Outside { entry: String },
     #[error("the archive's entry {entry:?} has the type {kind:?}, which is not supported")]
     UnknownType { entry: String, kind: char },
+    #[error("cannot give {entry:?} to user {uid} and group {gid}")]
+    Owner { entry: String, uid: u32, gid: u32, source: io::Error },
+    #[error("the archive gives {entry:?} to user {uid} and group {gid}, and not both of these ids are there")]
+    NoSuchOwner { entry: String, uid: u32, gid: u32 },
     #[error("cannot {doing} {entry:?}")]
     Write { doing: &'static str, entry: String, source: io::Error },
 }
@@ -27,6 +33,15 @@ impl Error {
         match source.kind() {
             io::ErrorKind::UnexpectedEof => Error::CutShort,
             _ => Error::Input(source),
+        }
+    }
+
+    /// A user namespace has not every id.
+    pub(super) fn owner(entry: &[u8], (uid, gid): (u32, u32), errno: Errno) -> Self {
+        let entry = lossy(entry);
+        match errno {
+            Errno::INVAL => Error::NoSuchOwner { entry, uid, gid },
+            errno => Error::Owner { entry, uid, gid, source: errno.into() },
         }
     }
 

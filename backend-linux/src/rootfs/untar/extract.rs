@@ -214,7 +214,7 @@ impl<'a> Extractor<'a> {
         .map_err(fail)?;
         if let Some((uid, gid)) = owner {
             chownat(parent, last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|errno| Error::write("change the owner of", name.bytes(), errno))?;
+                .map_err(|errno| Error::owner(name.bytes(), (uid.as_raw(), gid.as_raw()), errno))?;
         }
         if entry.kind != Kind::Symlink {
             // Not by the process's umask.
@@ -229,7 +229,7 @@ impl<'a> Extractor<'a> {
     fn finish(&mut self, file: &OwnedFd, name: &Name, entry: &Entry) -> Result<(), Error> {
         if let Some((uid, gid)) = self.owner_of(entry) {
             fchown(file, Some(uid), Some(gid))
-                .map_err(|errno| Error::write("change the owner of", name.bytes(), errno))?;
+                .map_err(|errno| Error::owner(name.bytes(), (uid.as_raw(), gid.as_raw()), errno))?;
         }
         fchmod(file, Mode::from_raw_mode(entry.mode))
             .map_err(|errno| Error::write("change the mode of", name.bytes(), errno))?;
