@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    Config,
+    Config, capabilities,
     cgroup::Cgroups,
     container::{self, Depot, Host, Pool, blocking},
     ids::Ids,
@@ -24,6 +24,12 @@ pub enum Error {
     /// Only root can make containers.
     #[error("the Linux backend needs root: run garden-server as root, or with --backend fake")]
     NotRoot,
+    /// Root, but with too little of what root may.
+    #[error("the Linux backend needs {}, which this server was started without", .0.join(", "))]
+    Capabilities(Vec<&'static str>),
+    /// What root may is not known.
+    #[error("cannot read the server's own capabilities")]
+    OwnCapabilities(#[source] std::io::Error),
     /// The supervisor's binary is nowhere.
     #[error("cannot find garden-init: it belongs beside {0:?} (build it with `cargo build`)")]
     NoInit(PathBuf),
@@ -36,6 +42,13 @@ pub enum Error {
 pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotRoot);
+    }
+    let lacking = capabilities::lacking().map_err(Error::OwnCapabilities)?;
+    if !lacking.needed.is_empty() {
+        return Err(Error::Capabilities(lacking.needed));
+    }
+    for consequence in &lacking.consequences {
+        tracing::warn!("{consequence}");
     }
     let ids = Ids::new(&config.ids).map_err(container::Error::from)?;
     let opening = config.clone();
@@ -117,9 +130,30 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
         lines.push((Path::new("/proc/self/ns").join(namespace).exists(), format!("{namespace} namespaces")));
     }
     if root {
+        lines.push(match capabilities::lacking() {
+            Ok(lacking) if !lacking.needed.is_empty() => {
+                (false, Error::Capabilities(lacking.needed).to_string())
+            }
+            // What a container does without is no reason not to start.
+            Ok(lacking) => (
+                true,
+                ["capabilities".to_owned()]
+                    .into_iter()
+                    .chain(lacking.consequences)
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            ),
+            Err(error) => (false, protocol::Error::failed(&Error::OwnCapabilities(error)).to_string()),
+        });
         lines.push(match Cgroups::detect(&config.tag, &config.device_rules) {
-            Ok(cgroups) if cgroups.missing().is_empty() => (true, "cgroup controllers".to_owned()),
-            Ok(cgroups) => (false, format!("cgroup controllers missing: {:?}", cgroups.missing())),
+            Ok(cgroups) => {
+                let missing = cgroups.missing().to_vec();
+                cgroups.forget();
+                match missing.is_empty() {
+                    true => (true, "cgroup controllers".to_owned()),
+                    false => (false, format!("cgroup controllers missing: {missing:?}")),
+                }
+            }
             Err(error) => (false, protocol::Error::failed(&error).to_string()),
         });
     }

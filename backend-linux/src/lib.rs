@@ -6,6 +6,7 @@
 
 mod backend;
 mod background;
+mod capabilities;
 mod cgroup;
 mod check;
 mod config;

@@ -186,6 +186,27 @@ fn resource_limits_are_those_of_the_spec() {
 }
 
 #[test]
+fn a_resource_limit_above_the_hosts_is_had_or_lowered_as_the_host_allows() {
+    use rustix::process::{Resource, getrlimit};
+    use rustix::thread::{CapabilitySet, capabilities};
+    on_linux(|world| {
+        Box::pin(async move {
+            let Some(hard) = getrlimit(Resource::Nproc).maximum else {
+                return world.skip("there is no hard limit of processes here");
+            };
+            let own = capabilities(None).expect("capabilities").effective;
+            let wanted = hard + 1;
+            let expected = if own.contains(CapabilitySet::SYS_RESOURCE) { wanted } else { hard };
+            let handle = create(world, "above", Limits::default()).await;
+            let rlimits = ResourceLimits { nproc: Some(wanted), ..ResourceLimits::default() };
+            let spec = ProcessSpec { rlimits, ..sh("grep '^Max processes' /proc/self/limits | tr -s ' '") };
+            let found = output(world, &handle, spec).await;
+            assert_eq!(found.trim(), format!("Max processes {expected} {expected} processes"));
+        })
+    });
+}
+
+#[test]
 fn every_byte_of_a_process_that_ends_at_once_is_there_however_late() {
     on_linux(|world| {
         Box::pin(async move {

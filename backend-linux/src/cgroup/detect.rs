@@ -27,20 +27,21 @@ impl Cgroups {
         let Hierarchies { v1, v2 } = hierarchies(&mounts);
         let v1: Vec<V1> =
             v1.into_iter().map(|(controllers, mount)| V1 { controllers, base: mount.join(&base) }).collect();
+        let mut made = Vec::new();
         for hierarchy in &v1 {
-            make_group(&hierarchy.base)?;
+            make_group(&hierarchy.base, &mut made)?;
             if hierarchy.controllers.iter().any(|controller| controller == "cpuset") {
                 copy_cpuset(&hierarchy.base)?;
             }
         }
         let v2 = match v2 {
-            Some(mount) => make_v2_base(&mount, &base)?,
+            Some(mount) => make_v2_base(&mount, &base, &mut made)?,
             None => None,
         };
         if v1.is_empty() && v2.is_none() {
             return Err(Error::NoHierarchy);
         }
-        let mut cgroups = Cgroups { v1, v2, devices: DeviceList::None, missing: Vec::new() };
+        let mut cgroups = Cgroups { v1, v2, devices: DeviceList::None, made, missing: Vec::new() };
         cgroups.devices = DeviceList::new(cgroups.place("devices"), cgroups.v2.is_some(), device_rules);
         // Every v2 group counts its CPU time, with or without a controller.
         let counted = |controller: &str| controller == "cpuacct" && cgroups.v2.is_some();
@@ -113,8 +114,13 @@ fn unescape(field: &[u8]) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
-fn make_group(group: &Path) -> Result<()> {
+/// Makes a group unless it is there; adds what it made to `made`.
+fn make_group(group: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     match fs::create_dir(group) {
+        Ok(()) => {
+            made.push(group.into());
+            Ok(())
+        }
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Error::Create { group: group.into(), source: error })
         }
@@ -135,7 +141,7 @@ pub(super) fn copy_cpuset(group: &Path) -> Result<()> {
 
 /// Our base group on v2 with the controllers that containers use, as far as the kernel offers them; none where it
 /// offers none of them here, as where v1 hierarchies hold them all.
-fn make_v2_base(mount: &Path, base: &str) -> Result<Option<V2>> {
+fn make_v2_base(mount: &Path, base: &str, made: &mut Vec<PathBuf>) -> Result<Option<V2>> {
     let offered = words(&mount.join("cgroup.controllers"))?;
     let wanted = V2_CONTROLLERS.into_iter().filter(|wanted| offered.iter().any(|offered| offered == wanted));
     let wanted: Vec<&str> = wanted.collect();
@@ -144,7 +150,7 @@ fn make_v2_base(mount: &Path, base: &str) -> Result<Option<V2>> {
     }
     let enabled = enable(mount, &wanted)?;
     let base = mount.join(base);
-    make_group(&base)?;
+    make_group(&base, made)?;
     let enabled = enable(&base, &enabled)?;
     Ok(Some(V2 { controllers: enabled.into_iter().map(str::to_owned).collect(), base }))
 }

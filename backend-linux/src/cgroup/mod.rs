@@ -84,6 +84,8 @@ pub struct Cgroups {
     v1: Vec<V1>,
     v2: Option<V2>,
     devices: DeviceList,
+    /// The base groups that were not there before.
+    made: Vec<PathBuf>,
     missing: Vec<&'static str>,
 }
 
@@ -99,6 +101,14 @@ impl Cgroups {
     /// the server to say at start.
     pub fn missing(&self) -> &[&'static str] {
         &self.missing
+    }
+
+    /// For who only looked: removes the base groups that this made, as far as nobody has put anything in them.
+    pub fn forget(self) {
+        for base in &self.made {
+            // One that cannot be removed has become somebody's.
+            let _ = std::fs::remove_dir(base);
+        }
     }
 
     /// How processes get into the groups of the container `name`. Touches nothing.

@@ -174,8 +174,13 @@ fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
     std::fs::create_dir(&group).unwrap();
     let base = group.parent().unwrap().to_owned();
     let list = devices::DeviceList::new(None, true, &[]);
-    let cgroups =
-        Cgroups { v1: vec![], v2: Some(V2 { controllers: vec![], base }), devices: list, missing: vec![] };
+    let cgroups = Cgroups {
+        v1: vec![],
+        v2: Some(V2 { controllers: vec![], base }),
+        devices: list,
+        made: vec![],
+        missing: vec![],
+    };
     let directory = group.file_name().unwrap().to_str().unwrap();
     let entry = CgroupEntry { v1_tasks: vec![], v2_dir: Some(group.clone()) };
     // The kernel's log, which root may write to, and which is not in the list.
@@ -193,4 +198,18 @@ fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
         (Some(0), true),
         "{after:?}"
     );
+}
+
+#[test]
+fn who_only_looked_leaves_no_group_and_takes_none_away() {
+    let Some(cgroups) = own() else { return };
+    let bases: Vec<PathBuf> = cgroups.bases().map(Path::to_owned).collect();
+    let tag = bases[0].file_name().unwrap().to_str().unwrap().strip_prefix("garden-").unwrap().to_owned();
+    Cgroups::detect(&tag, &[]).unwrap().forget();
+    assert!(bases.iter().all(|base| base.exists()), "they were there before: {bases:?}");
+    let looked = Cgroups::detect(&format!("{tag}-look"), &[]).unwrap();
+    let made: Vec<PathBuf> = looked.bases().map(Path::to_owned).collect();
+    assert!(made.iter().all(|base| base.exists()), "{made:?}");
+    looked.forget();
+    assert!(made.iter().all(|base| !base.exists()), "{made:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -16,6 +16,7 @@ use protocol::ResourceLimits;
 use rustix::{
     process::{Pid, Resource, Rlimit, chdir, getrlimit, ioctl_tiocsctty, setrlimit, setsid},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
+    thread::{CapabilitySet, capabilities},
 };
 
 use crate::{
@@ -45,8 +46,8 @@ fn execute(
     stdio: &[OwnedFd; 3],
     status: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
-    let limits = limits(container, &request.rlimits);
-    raise_limits(&limits)?;
+    let mut limits = limits(container, &request.rlimits);
+    raise_limits(&mut limits)?;
     let inside = enter::enter(container, &request.user)?;
     let [stdin, stdout, stderr] = stdio;
     inside.own(&[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
@@ -185,15 +186,27 @@ fn set_limit(limit: &Limit, rlimit: Rlimit) -> Result<(), Failure> {
     })
 }
 
-/// Raises the hard limits that are below what is wanted, which only root of the host may.
-fn raise_limits(limits: &[Limit]) -> Result<(), Failure> {
+/// Raises the hard limits that are below what is wanted, which only root of the host may. Where not even root may,
+/// since the host lacks CAP_SYS_RESOURCE, the process gets the most that there is: the server has said so at its start.
+fn raise_limits(limits: &mut [Limit]) -> Result<(), Failure> {
+    let may_raise = capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::SYS_RESOURCE));
     for limit in limits {
         let now = getrlimit(limit.resource);
-        if now.maximum.is_some_and(|hard| hard < limit.value) {
-            set_limit(limit, Rlimit { current: now.current, maximum: Some(limit.value) })?;
+        match now.maximum {
+            Some(hard) if hard < limit.value && (may_raise || !is_possible(limit)) => {
+                set_limit(limit, Rlimit { current: now.current, maximum: Some(limit.value) })?;
+            }
+            Some(hard) if hard < limit.value => limit.value = hard,
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Whether the kernel would give such a limit to anybody.
+fn is_possible(limit: &Limit) -> bool {
+    let nr_open = || fs::read_to_string("/proc/sys/fs/nr_open").ok()?.trim().parse::<u64>().ok();
+    limit.resource != Resource::Nofile || nr_open().is_none_or(|most| limit.value <= most)
 }
 
 /// Sets the limits as they are wanted. Last of all: they are the program's, not those of its way into the container.
