@@ -210,27 +210,36 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 
 /// Looks whether the kernel has killed something for want of memory, and keeps it as an event.
 pub async fn note_oom_kills(host: &Arc<Host>, container: &Arc<Container>) {
-    let destroying = |container: &Container| container.record().state == State::Destroying;
-    let (host, noting) = (Arc::clone(host), Arc::clone(container));
-    let noted = blocking(move || -> Result<(), Error> {
-        let container = noting;
-        let kills = host.cgroups.oom_kills(&container.handle)?;
-        let seen = container.record().oom_kills_seen;
-        if kills > seen && !destroying(&container) {
-            host.oom_kills.fetch_add(kills - seen, std::sync::atomic::Ordering::Relaxed);
-            container.update(&host.depot, |record| {
-                record.oom_kills_seen = kills;
-                record.events.push(OUT_OF_MEMORY.to_owned());
-            })?;
-        }
-        Ok(())
-    });
     // A container that is being destroyed has no cgroup any more, and nobody who would want to know.
-    if let Err(error) | Ok(Err(error)) = noted.await
-        && !destroying(container)
+    let destroying = || container.record().state == State::Destroying;
+    let noted = match host.cgroups.oom_kills(&container.handle) {
+        // The usual case, at every exit. The file is a number in the kernel's memory: reading it waits for nothing.
+        Ok(kills) if kills <= container.record().oom_kills_seen || destroying() => return,
+        Ok(kills) => {
+            let (host, container) = (Arc::clone(host), Arc::clone(container));
+            blocking(move || note_oom_kill(&host, &container, kills)).await.and_then(|noted| noted)
+        }
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = noted
+        && !destroying()
     {
         tracing::warn!(error = %protocol::Error::failed(&error), "cannot tell whether a process ran out of memory");
     }
+}
+
+fn note_oom_kill(host: &Host, container: &Container, kills: u64) -> Result<(), Error> {
+    let mut new = 0;
+    container.update(&host.depot, |record| {
+        new = kills.saturating_sub(record.oom_kills_seen);
+        // Another exit may have been faster.
+        if new > 0 {
+            record.oom_kills_seen = kills;
+            record.events.push(OUT_OF_MEMORY.to_owned());
+        }
+    })?;
+    host.oom_kills.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
+    Ok(())
 }
 
 /// Locks a directory against another server, for as long as the descriptor is open.

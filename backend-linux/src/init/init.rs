@@ -9,7 +9,7 @@ use std::{
 
 use backend_linux::{
     supervisor::{Bind, Defence, Defences, StartRequest, send},
-    sys::{close_all_but, reset_signals, set_mount_read_only},
+    sys::{close_all_but, give_back_freed_memory, reset_signals, set_mount_read_only},
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -236,6 +236,7 @@ fn reap_for_ever() -> ! {
         let _ = dup2_stdout(&null);
         let _ = dup2_stderr(&null);
     }
+    give_back_freed_memory();
     loop {
         while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         let _ = child.wait();

@@ -10,6 +10,7 @@ use std::{
 use backend_linux::supervisor::{
     Failure, FailureKind, ProcessState, Reply, Request, StartRequest, recv, send,
 };
+use backend_linux::sys::give_back_freed_memory;
 use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
@@ -208,10 +209,15 @@ impl Supervisor {
                 }
                 Err(failure) => self.fail(connection, failure),
             },
-            Request::Start(request) => match self.start(&request, fds) {
-                Ok(()) => self.reply(connection, &Reply::Started, &[]),
-                Err(failure) => self.fail(connection, failure),
-            },
+            Request::Start(request) => {
+                match self.start(&request, fds) {
+                    Ok(()) => self.reply(connection, &Reply::Started, &[]),
+                    Err(failure) => self.fail(connection, failure),
+                }
+                drop(request);
+                // Most containers are idle most of the time.
+                give_back_freed_memory();
+            }
             Request::Run(request) => {
                 if self.processes.values().any(|process| process.id() == request.id) {
                     let message = format!("process {} already exists", request.id);

@@ -63,7 +63,10 @@ pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]
 
 /// Receives one message with its descriptors; none at the end of the connection.
 pub fn recv<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut packet = vec![0; MAX_PACKET_BYTES + 1];
+    // A look at its length first: most packets are small, and room for the largest would stay with every supervisor.
+    let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let (_, length) = rustix::net::recv(&socket, &mut [0_u8; 0], peek)?;
+    let mut packet = vec![0; length.min(MAX_PACKET_BYTES + 1)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received =
