@@ -12,7 +12,10 @@ use garden_client::{Backend, Client, ContainerSpec, ProcessSpec};
 use protocol::{Limits, MemoryLimits};
 use tokio::runtime::Runtime;
 
-use crate::{Outcome, oci::Oci};
+use crate::{
+    Outcome,
+    oci::{Oci, Shape},
+};
 
 /// How long one life took; a runtime that does it in one command knows only the whole.
 #[derive(Clone, Copy)]
@@ -36,8 +39,8 @@ pub fn all(address: &str, scratch: &Path) -> Outcome<Vec<Box<dyn Contestant>>> {
         Box::new(Garden::new(address)?),
         Box::new(Floor { scratch: scratch.join("floor"), running: Vec::new() }),
     ];
-    for program in ["crun", "runc"] {
-        match Oci::new(program, &scratch.join(program)) {
+    for (program, shape) in [("crun", Shape::Run), ("crun", Shape::Garden), ("runc", Shape::Run)] {
+        match Oci::new(program, shape, &scratch.join(format!("{program}-{}", shape as u8))) {
             Ok(oci) => all.push(Box::new(oci)),
             Err(why) => println!("without {program}: {why}"),
         }

@@ -1,4 +1,5 @@
-//! crun and runc: `RUNTIME run ID` on a bundle of busybox.
+//! crun and runc on a bundle of busybox: `RUNTIME run ID`; and in Garden's shape, a container that waits, a process in
+//! it, and its removal, which are three commands.
 
 use std::{
     fs,
@@ -52,53 +53,88 @@ const CONFIG: &str = r#"{
   }
 }"#;
 
+/// What a life consists of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One command, whose process is the container's only one.
+    Run,
+    /// `run --detach`, `exec`, `delete`.
+    Garden,
+}
+
 /// A runtime and its bundle.
 pub struct Oci {
     program: &'static str,
+    shape: Shape,
     bundle: PathBuf,
     next: AtomicU64,
 }
 
 impl Oci {
     /// Makes the bundle and tries it.
-    pub fn new(program: &'static str, bundle: &Path) -> Outcome<Self> {
+    pub fn new(program: &'static str, shape: Shape, bundle: &Path) -> Outcome<Self> {
         for directory in ["bin", "proc", "sys", "dev"] {
             fs::create_dir_all(bundle.join("rootfs").join(directory))?;
         }
         let busybox = bundle.join("rootfs/bin/busybox");
         fs::copy("/bin/busybox", &busybox).or_else(|_| fs::copy("/usr/bin/busybox", &busybox))?;
         fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755))?;
-        symlink("busybox", bundle.join("rootfs/bin/true"))?;
-        fs::write(bundle.join("config.json"), CONFIG)?;
-        let mut oci = Oci { program, bundle: bundle.to_owned(), next: AtomicU64::new(0) };
+        for applet in ["true", "sleep"] {
+            symlink("busybox", bundle.join("rootfs/bin").join(applet))?;
+        }
+        let config = match shape {
+            Shape::Run => CONFIG.to_owned(),
+            Shape::Garden => CONFIG.replace(r#"["/bin/true"]"#, r#"["/bin/sleep", "1000"]"#),
+        };
+        fs::write(bundle.join("config.json"), config)?;
+        let mut oci = Oci { program, shape, bundle: bundle.to_owned(), next: AtomicU64::new(0) };
         oci.lives(1, 1)?;
         Ok(oci)
     }
 
-    fn run(&self) -> Outcome<Life> {
+    fn command(&self, arguments: &[&str]) -> Outcome {
+        // No pipe: what is detached would hold it open.
+        let status = Command::new(self.program)
+            .args(arguments)
+            .current_dir(&self.bundle)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .map_err(|error| format!("cannot start {}: {error}", self.program))?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(format!("{} {}: {status}", self.program, arguments[0]).into()),
+        }
+    }
+
+    fn live(&self) -> Outcome<Life> {
         let id = format!("garden-bench-{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed));
         let begun = Instant::now();
-        let output = Command::new(self.program)
-            .args(["run", "--bundle"])
-            .arg(&self.bundle)
-            .arg(&id)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| format!("cannot start {}: {error}", self.program))?;
-        let whole = begun.elapsed();
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("{} run: {}: {}", self.program, output.status, said.trim()).into());
+        if self.shape == Shape::Run {
+            self.command(&["run", &id])?;
+            return Ok(Life { create: None, run: None, destroy: None, whole: begun.elapsed() });
         }
-        Ok(Life { create: None, run: None, destroy: None, whole })
+        self.command(&["run", "--detach", &id])?;
+        let created = Instant::now();
+        let ran = self.command(&["exec", &id, "/bin/true"]).map(|()| Instant::now());
+        self.command(&["delete", "--force", &id])?;
+        let (ran, ended) = (ran?, Instant::now());
+        Ok(Life {
+            create: Some(created - begun),
+            run: Some(ran - created),
+            destroy: Some(ended - ran),
+            whole: ended - begun,
+        })
     }
 }
 
 impl Contestant for Oci {
     fn name(&self) -> &'static str {
-        match self.program {
-            "crun" => "crun run",
-            _ => "runc run",
+        match (self.program, self.shape) {
+            ("crun", Shape::Run) => "crun run",
+            ("crun", Shape::Garden) => "crun, three steps",
+            (_, Shape::Run) => "runc run",
+            (_, Shape::Garden) => "runc, three steps",
         }
     }
 
@@ -106,7 +142,7 @@ impl Contestant for Oci {
         let this = &*self;
         let work = move || {
             hide_hybrid_cgroups()?;
-            (0..lives).map(|_| this.run()).collect()
+            (0..lives).map(|_| this.live()).collect()
         };
         side_by_side((0..clients).map(|_| work))
     }

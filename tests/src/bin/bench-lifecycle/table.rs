@@ -68,7 +68,20 @@ pub fn goals(all: &[Times]) {
                 print!("  {name} {:.2}", ours.as_secs_f64() / theirs.as_secs_f64());
             }
         }
-        println!("{}", if other.name == "crun run" { "  (goal: 0.50, 0.15, 0.25)" } else { "" });
+        println!("{}", if other.name == "crun run" { "  (goal: 0.25, 0.10, 0.15)" } else { "" });
+    }
+}
+
+/// Prints how many lives the first contestant has in the time of one of crun's in the same shape.
+pub fn crowd_goal(all: &[Times]) {
+    let per_second = |times: &Times| times.lives.len() as f64 / times.wall.as_secs_f64();
+    let Some((garden, others)) = all.split_first() else { return };
+    for other in others.iter().filter(|other| other.name == "crun, three steps") {
+        let ratio = per_second(garden) / per_second(other);
+        println!(
+            "{} at once, lives a second as a multiple of {}: {ratio:.2}  (goal: 2)",
+            garden.name, other.name
+        );
     }
 }
 
