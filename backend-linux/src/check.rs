@@ -12,10 +12,12 @@ use crate::{
     Config, capabilities,
     cgroup::Cgroups,
     container::{self, Depot, Host, Pool, blocking},
+    entitlement,
     ids::Ids,
     network::Network,
     process::{InitBinary, OutputBudget},
     rootfs::Store,
+    telemetry,
 };
 
 /// Why the backend cannot start.
@@ -69,6 +71,10 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     let trash = tokio::sync::Notify::new();
     let output_budget = OutputBudget::new(config.output_buffer_total_bytes);
     let prepared = Pool::new(config.prepared_containers);
+    let per_share = config.cpu_entitlement_per_share_percent.unwrap_or_else(|| {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        entitlement::default_per_share(cpus, telemetry::memory_bytes())
+    });
     Ok(Host {
         config,
         depot,
@@ -80,6 +86,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         prepared,
         output_budget,
         open_files,
+        cpu_entitlement_per_share_percent: per_share,
         oom_kills: AtomicU64::new(0),
         dropped_bytes: AtomicU64::new(0),
         trash,

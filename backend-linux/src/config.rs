@@ -32,6 +32,8 @@ pub struct Config {
     pub output_buffer_total_bytes: u64,
     /// Whose ids the containers' users and groups have on the host.
     pub ids: IdConfig,
+    /// Per cent of one CPU that each share of a container entitles it to; none: from the host's CPUs and memory.
+    pub cpu_entitlement_per_share_percent: Option<f64>,
     /// Devices that unprivileged containers may use besides those that all may.
     pub device_rules: Vec<DeviceRule>,
     /// Addresses, ports and rules.
@@ -74,6 +76,7 @@ impl Default for Config {
             destroy_containers_on_startup: false,
             output_buffer_total_bytes: 1 << 30,
             ids: IdConfig::default(),
+            cpu_entitlement_per_share_percent: None,
             device_rules: Vec::new(),
             network: NetworkConfig::default(),
             defences: Defences::default(),

@@ -12,6 +12,7 @@ mod check;
 mod config;
 mod container;
 mod defence;
+mod entitlement;
 mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

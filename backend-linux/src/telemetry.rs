@@ -10,6 +10,7 @@ use protocol::{Capacity, DiskStat, Metrics, Sample, SampleKind};
 
 use crate::{
     container::{Container, Error, Host, State},
+    entitlement::entitlement_ns,
     slots::{Slot, Slots},
 };
 
@@ -17,24 +18,33 @@ use crate::{
 pub fn metrics(host: &Host, container: &Container) -> Result<Metrics, Error> {
     let (memory, cpu, pid) = host.cgroups.metrics(&container.handle)?;
     let disk = *container.disk.lock().unwrap_or_else(PoisonError::into_inner);
-    let age = SystemTime::now().duration_since(container.record().created_at).unwrap_or_default();
+    let record = container.record();
+    let age = SystemTime::now().duration_since(record.created_at).unwrap_or_default();
+    let cpu_limits = record.limits.cpu;
+    let shares = if cpu_limits.weight > 0 { cpu_limits.weight } else { cpu_limits.limit_in_shares };
+    let cpu_entitlement_ns = entitlement_ns(shares, host.cpu_entitlement_per_share_percent, age);
     let disk = DiskStat {
         total_bytes_used: disk.bytes,
         total_inodes_used: disk.inodes,
         exclusive_bytes_used: disk.bytes,
         exclusive_inodes_used: disk.inodes,
     };
-    Ok(Metrics { memory, cpu, disk, network: None, pid, age, cpu_entitlement_ns: 0 })
+    Ok(Metrics { memory, cpu, disk, network: None, pid, age, cpu_entitlement_ns })
+}
+
+/// The memory of this host; 0 where it does not say.
+pub fn memory_bytes() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: u64 = total.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    kib * 1024
 }
 
 /// What this host has to offer.
 pub fn capacity(host: &Host, max_containers: u64) -> Result<Capacity, Error> {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib: u64 = total.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
     let disk = host.store.capacity()?;
     Ok(Capacity {
-        memory_in_bytes: kib * 1024,
+        memory_in_bytes: memory_bytes(),
         disk_in_bytes: disk.total_bytes,
         schedulable_disk_in_bytes: disk.available_bytes,
         max_containers,

@@ -324,3 +324,18 @@ fn a_process_that_cannot_die_hangs_no_destroy_which_can_be_repeated() {
         })
     });
 }
+
+#[test]
+fn cpu_entitlement_is_what_the_shares_are_worth() {
+    check(linux_with(|config| config.cpu_entitlement_per_share_percent = Some(0.5)), |world| {
+        Box::pin(async move {
+            let handle = world.create_with(|spec| spec.limits.cpu.limit_in_shares = 100).await;
+            let metrics = world.backend().metrics(&handle).await.expect("metrics");
+            // A hundred shares of half a per cent each.
+            let wanted = metrics.age.as_nanos() as u64 / 2;
+            assert!(metrics.cpu_entitlement_ns.abs_diff(wanted) <= 1, "{metrics:?}");
+            let handle = world.create().await;
+            assert_eq!(world.backend().metrics(&handle).await.expect("metrics").cpu_entitlement_ns, 0);
+        })
+    });
+}

@@ -66,6 +66,8 @@ pub struct Host {
     pub output_budget: Arc<OutputBudget>,
     /// The soft limit of open files that this server was started with; none: no limit.
     pub open_files: Option<u64>,
+    /// Per cent of one CPU that each share of a container entitles it to.
+    pub cpu_entitlement_per_share_percent: f64,
     pub oom_kills: AtomicU64,
     /// Output bytes that containers which are gone have lost.
     pub dropped_bytes: AtomicU64,

@@ -42,7 +42,6 @@ const NOT_YET: &[&str] = &[
     "container-io-max-read-iops",
     "container-io-max-write-bps",
     "container-io-max-write-iops",
-    "cpu-entitlement-per-share",
     "cpu-quota-per-share",
     "cpu-throttling-check-interval",
     "default-container-blockio-weight",

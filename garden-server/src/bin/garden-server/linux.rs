@@ -24,6 +24,7 @@ fn config(options: &Options) -> Result<Config, String> {
         .iter()
         .map(|rule| rule.parse().map_err(|error| format!("--device-cgroup-rule: {error}")))
         .collect::<Result<_, _>>()?;
+    config.cpu_entitlement_per_share_percent = options.cpu_entitlement_per_share;
     let network = &mut config.network;
     network.pool = options
         .network_pool
