@@ -80,7 +80,8 @@ fn twenty_thousand_files_with_long_names_go_in_and_come_out() {
         Box::pin(async move {
             let handle = world.create().await;
             // Long ones for some only: each takes three more blocks of the tar.
-            let directory = |n: u32| if n % 100 == 0 { "n".repeat(200) } else { (n % 100).to_string() };
+            let directory =
+                |n: u32| if n.is_multiple_of(100) { "n".repeat(200) } else { (n % 100).to_string() };
             let mut builder = tar::Builder::new(Vec::new());
             for n in 0..20_000 {
                 let content = n.to_string();
