@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
 
 use crate::{cgroup::DeviceRule, defence::Defences, ids::IdConfig};
 
@@ -38,11 +39,25 @@ pub struct Config {
     pub device_rules: Vec<DeviceRule>,
     /// Addresses, ports and rules.
     pub network: NetworkConfig,
+    /// What processes of unprivileged containers are kept from besides.
+    pub hardening: Hardening,
     /// What keeps containers from the host.
     pub defences: Defences,
     /// For tests of recovery: the server kills itself with SIGKILL at this write of a container's record. Odd numbers
     /// 2n-1 die before the n-th record is in place, even ones 2n just after.
     pub die_at_record_write: Option<u64>,
+}
+
+/// What an operator may take from the processes of unprivileged containers beyond what none of them has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardening {
+    /// Programs that are setuid, setgid or have file capabilities do not raise whoever executes them.
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    /// The inheritable capability set is empty, so that no file capability of an image raises a user other than root
+    /// (CVE-2022-24769). Clients of Garden may look for the set, which is therefore there by default.
+    #[serde(default)]
+    pub clear_inheritable_capabilities: bool,
 }
 
 /// Settings of the containers' network.
@@ -79,6 +94,7 @@ impl Default for Config {
             cpu_entitlement_per_share_percent: None,
             device_rules: Vec::new(),
             network: NetworkConfig::default(),
+            hardening: Hardening::default(),
             defences: Defences::default(),
             die_at_record_write: None,
         }

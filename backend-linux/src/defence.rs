@@ -16,6 +16,8 @@ pub enum Defence {
     MaskedPaths,
     /// Files of /proc that act on the host are read-only.
     ReadOnlyPaths,
+    /// System calls that reach beyond a container are refused.
+    Seccomp,
 }
 
 /// The defences of a container: all of them.

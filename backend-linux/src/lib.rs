@@ -24,6 +24,8 @@ mod network;
 mod process;
 #[doc(hidden)]
 pub mod rootfs;
+#[doc(hidden)]
+pub mod seccomp;
 mod slots;
 mod spec;
 #[doc(hidden)]
@@ -35,6 +37,6 @@ mod telemetry;
 pub use backend::LinuxBackend;
 pub use cgroup::{DeviceRule, DeviceRuleError};
 pub use check::{Error, check, cleanup};
-pub use config::{Config, NetworkConfig};
+pub use config::{Config, Hardening, NetworkConfig};
 pub use defence::{Defence, Defences};
 pub use ids::{HostIds, IdConfig};

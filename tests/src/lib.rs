@@ -6,6 +6,7 @@
 //! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
 //! - [`raw`]: the wire by hand; [`soak`]: many processes that end at once, read late.
 //! - [`fuzz`]: any bytes on a connection; the other fuzz targets are in the crates of the parsers.
+//! - [`system_calls`]: a program that makes any system call, for processes to execute.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -20,4 +21,5 @@ pub mod killable;
 pub mod linux;
 pub mod raw;
 pub mod soak;
+pub mod system_calls;
 pub mod world;

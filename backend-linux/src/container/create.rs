@@ -193,6 +193,7 @@ fn prepare(
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
         open_files: host.open_files,
+        hardening: host.config.hardening.clone(),
         defences: host.config.defences.clone(),
     };
     Ok(Files { request: Request::Start(Box::new(request)), listener: Supervisor::at(directory).listen()? })

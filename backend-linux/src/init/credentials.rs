@@ -1,12 +1,19 @@
-//! Ids and capabilities.
+//! Ids, capabilities, and the filter of system calls.
 
 use std::io;
 
-use backend_linux::supervisor::{Defence, Defences};
+use backend_linux::{
+    seccomp::FILTER,
+    supervisor::{Defence, Defences, Hardening},
+    sys::install_filter,
+};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, remove_capability_from_bounding_set,
-    set_capabilities,
+use rustix::{
+    process::{DumpableBehavior, set_dumpable_behavior},
+    thread::{
+        CapabilitySet, CapabilitySets, capability_is_in_bounding_set, remove_capability_from_bounding_set,
+        set_capabilities, set_keep_capabilities, set_no_new_privs,
+    },
 };
 
 use crate::users::User;
@@ -25,8 +32,26 @@ pub fn become_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a user's groups, id and default capabilities, for good.
-pub fn become_user(user: &User, privileged: bool, defences: &Defences) -> io::Result<()> {
+/// What the processes of a container are confined by.
+pub struct Confinement<'a> {
+    pub privileged: bool,
+    pub hardening: &'a Hardening,
+    pub defences: &'a Defences,
+}
+
+/// Takes a user's groups, id and default capabilities, and the confinement of the container's processes, for good.
+/// Everything that goes on in the container goes through here: its pid 1, processes, files in and out.
+pub fn become_user(user: &User, confinement: &Confinement<'_>) -> io::Result<()> {
+    let Confinement { privileged, hardening, defences } = *confinement;
+    if !privileged {
+        if hardening.no_new_privileges {
+            set_no_new_privs(true)?;
+        }
+        // While this process may: without no_new_privs it takes a capability that is about to go.
+        if defences.have(Defence::Seccomp) {
+            install_filter(FILTER)?;
+        }
+    }
     let root = user.uid == 0;
     let wanted = match (privileged, root) {
         _ if !defences.have(Defence::Capabilities) => u64::MAX,
@@ -40,12 +65,16 @@ pub fn become_user(user: &User, privileged: bool, defences: &Defences) -> io::Re
     setgroups(&groups)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     setresgid(gid, gid, gid)?;
-    rustix::thread::set_keep_capabilities(true)?;
+    set_keep_capabilities(true)?;
     setresuid(uid, uid, uid)?;
-    rustix::thread::set_keep_capabilities(false)?;
+    set_keep_capabilities(false)?;
     let own = if root { allowed } else { CapabilitySet::empty() };
-    let inheritable = if privileged && !root { CapabilitySet::empty() } else { allowed };
+    let cleared = if privileged { !root } else { hardening.clear_inheritable_capabilities };
+    let inheritable = if cleared { CapabilitySet::empty() } else { allowed };
     set_capabilities(None, CapabilitySets { effective: own, permitted: own, inheritable })?;
+    // Again: a change of ids makes of it what the host's fs.suid_dumpable says. Until it executes a program this is a
+    // copy of the supervisor, and nobody inside may trace it or look at it in /proc.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use crate::{
-    credentials,
+    credentials::{self, Confinement},
     start::Container,
     users::{self, User},
 };
@@ -157,10 +157,11 @@ impl Inside<'_> {
         credentials::become_root().map_err(failed("become root of the container"))
     }
 
-    /// Becomes the user, with what capabilities belong to it.
+    /// Becomes the user, confined as every process of the container is.
     pub fn become_user(&self) -> Result<(), Failure> {
-        credentials::become_user(&self.user, self.container.is_privileged(), &self.container.defences)
-            .map_err(failed("become the user"))
+        let Container { hardening, defences, .. } = self.container;
+        let confinement = Confinement { privileged: self.container.is_privileged(), hardening, defences };
+        credentials::become_user(&self.user, &confinement).map_err(failed("become the user"))
     }
 
     /// Makes a directory and its parents, owned by the user, where they are missing. What is made is given away by

@@ -22,15 +22,14 @@ use rustix::{
         move_mount, unmount,
     },
     process::{
-        DumpableBehavior, Signal, WaitOptions, chdir, fchdir, pivot_root, set_dumpable_behavior,
-        set_parent_process_death_signal, setsid, wait,
+        Signal, WaitOptions, chdir, fchdir, pivot_root, set_parent_process_death_signal, setsid, wait,
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
 };
 
 use crate::{
-    credentials,
+    credentials::{self, Confinement},
     mounts::{
         Outside, attach, beneath, bind_at, clone_of, file_system, find, image_directory, is_directory, make,
     },
@@ -129,8 +128,9 @@ fn set_up(
         make(root, "tmp".as_ref(), FileType::Directory, 0o1777).context("make /tmp")?;
     }
     sethostname(request.hostname.as_bytes()).context("set the host name")?;
-    credentials::become_user(&User::root(), privileged, &request.defences).context("give up capabilities")?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbid tracing")?;
+    let StartRequest { hardening, defences, .. } = request;
+    let confinement = Confinement { privileged, hardening, defences };
+    credentials::become_user(&User::root(), &confinement).context("give up privileges")?;
     // Without its supervisor nobody would ever hear of the container again.
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the supervisor")?;
     Ok(())

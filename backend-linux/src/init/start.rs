@@ -7,7 +7,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{CgroupEntry, Defences, Failure, IdMaps, StartRequest, Terminal, recv, send},
+    supervisor::{CgroupEntry, Defences, Failure, Hardening, IdMaps, StartRequest, Terminal, recv, send},
     sys::{Forked, fork},
 };
 use nix::sched::{CloneFlags, setns};
@@ -37,6 +37,7 @@ pub struct Container {
     pub main_cgroup: Cgroup,
     /// How many descriptors its processes may have open by default.
     pub open_files: Option<u64>,
+    pub hardening: Hardening,
     pub defences: Defences,
 }
 
@@ -126,6 +127,7 @@ impl Container {
             devpts: namespaces.devpts,
             main_cgroup,
             open_files: request.open_files,
+            hardening: request.hardening.clone(),
             defences: request.defences.clone(),
         })
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::{
     cgroup::CgroupEntry,
+    config::Hardening,
     defence::{Defence, Defences},
     ids::{IdMaps, IdRange, id_map_lines, ids_inside},
 };
@@ -197,6 +198,9 @@ pub struct StartRequest {
     /// with. None: what the supervisor was started with.
     #[serde(default)]
     pub open_files: Option<u64>,
+    /// What its processes are kept from besides, unless it is privileged.
+    #[serde(default)]
+    pub hardening: Hardening,
     /// What keeps its processes from the host.
     #[serde(default)]
     pub defences: Defences,

@@ -10,6 +10,7 @@ mod keyring;
 mod memory;
 mod mount;
 mod readiness;
+mod seccomp;
 mod shm;
 
 pub use bpf::{DeviceProgram, Instruction};
@@ -19,4 +20,5 @@ pub use keyring::leave_session_keyring;
 pub use memory::give_back_freed_memory;
 pub use mount::{idmap_mount, idmap_mount_tree, set_mount_read_only};
 pub use readiness::async_fd;
+pub use seccomp::install_filter;
 pub use shm::{SHARED_WORDS, SharedWords};

@@ -53,7 +53,6 @@ const NOT_YET: &[&str] = &[
     "enable-cpu-throttling",
     "firewall",
     "insecure-docker-registry",
-    "no-new-privileges",
     "preloaded",
     "tcp-keepalive-interval",
     "tcp-keepalive-probes",

@@ -147,6 +147,13 @@ pub(crate) struct Options {
         help_heading = "Lifecycle"
     )]
     pub(crate) device_cgroup_rule: Vec<String>,
+    /// Setuid programs raise nobody in unprivileged containers.
+    #[arg(long, env = "GARDEN_NO_NEW_PRIVILEGES", global = true, help_heading = "Lifecycle")]
+    pub(crate) no_new_privileges: bool,
+    /// No inheritable capabilities in unprivileged containers, so that no program of an image raises a user by its
+    /// file capabilities (CVE-2022-24769); clients of Garden may look for them.
+    #[arg(long, env = "GARDEN_CLEAR_INHERITABLE_CAPABILITIES", global = true, help_heading = "Lifecycle")]
+    pub(crate) clear_inheritable_capabilities: bool,
     /// Containers at most; 0: as many as the address pool bears.
     #[arg(
         long,
