@@ -21,7 +21,7 @@ use rustix::{
 
 use crate::{
     credentials::{self, Confinement},
-    start::Container,
+    start::{Cgroup, Container},
     users::{self, User},
 };
 
@@ -34,10 +34,10 @@ const MAX_FAILURE_BYTES: u64 = 4096;
 pub const STARTING: u8 = b'>';
 
 /// Whose resources a child uses.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Account {
-    /// The container's: it is born in its cgroup, where there is one to be born in, and joins the others.
-    Container,
+#[derive(Clone, Copy)]
+pub enum Account<'a> {
+    /// Those of a cgroup of the container's: it is born there, where that can be, and joins the rest.
+    Of(&'a Cgroup),
     /// The supervisor's: a container that has used up its own must not be beyond reach.
     Supervisor,
 }
@@ -46,17 +46,20 @@ pub enum Account {
 /// descriptors it has only `keep`, and what it takes to enter the container.
 pub fn spawn(
     container: &Container,
-    account: Account,
+    account: Account<'_>,
     status: OwnedFd,
     keep: &[BorrowedFd<'_>],
     act: impl FnOnce(BorrowedFd<'_>) -> Result<(), Failure>,
 ) -> io::Result<(Pid, OwnedFd)> {
-    let cgroup = container.main_cgroup.v2_dir.as_ref().filter(|_| account == Account::Container);
-    match fork(CloneFlags::empty(), cgroup.map(AsFd::as_fd))? {
+    let (born_in, joined) = match account {
+        Account::Of(cgroup) => (cgroup.v2_dir.as_ref().map(AsFd::as_fd), cgroup.v1_tasks.as_slice()),
+        Account::Supervisor => (None, container.main_cgroup.v1_tasks.as_slice()),
+    };
+    match fork(CloneFlags::empty(), born_in)? {
         Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Forked::Child => {
             let own = [status.as_fd(), container.init_pidfd()];
-            let groups = container.main_cgroup.v1_tasks.iter().map(AsFd::as_fd);
+            let groups = joined.iter().map(AsFd::as_fd);
             let all: Vec<_> = keep.iter().copied().chain(own).chain(groups).collect();
             let closed = close_all_but(&all).map_err(failed("close descriptors"));
             let failure = match closed.and_then(|()| act(status.as_fd())) {
@@ -102,8 +105,8 @@ pub struct Inside<'a> {
 }
 
 /// Enters the cgroup and every namespace but the user's, and finds the user.
-pub fn enter<'a>(container: &'a Container, user: &str) -> Result<Inside<'a>, Failure> {
-    container.main_cgroup.join().map_err(failed("join the container's cgroup"))?;
+pub fn enter<'a>(container: &'a Container, cgroup: &Cgroup, user: &str) -> Result<Inside<'a>, Failure> {
+    cgroup.join().map_err(failed("join the container's cgroup"))?;
     let namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC

@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Failure, FailureKind, RunRequest},
+    supervisor::{ApartRequest, Failure, FailureKind, RunRequest},
     sys::{close_from_at_exec, reset_signals},
 };
 use nix::{errno::Errno, unistd::execve};
@@ -21,7 +21,7 @@ use rustix::{
 
 use crate::{
     enter::{self, Account, Inside, STARTING},
-    start::Container,
+    start::{Cgroup, Container},
 };
 
 const ROOT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -30,25 +30,30 @@ const USER_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Forks the process. `status` closes when it has been executed, or brings the reason why not.
 pub fn start(
     container: &Container,
-    request: &RunRequest,
+    request: &ApartRequest,
     stdio: [OwnedFd; 3],
     status: OwnedFd,
 ) -> io::Result<(Pid, OwnedFd)> {
+    let own_cgroup = request.cgroup.as_ref().map(Cgroup::open).transpose();
+    let own_cgroup = own_cgroup.map_err(|failure| io::Error::other(failure.message))?;
+    let cgroup = own_cgroup.as_ref().unwrap_or(&container.main_cgroup);
     let keep: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
-    enter::spawn(container, Account::Container, status, &keep, |status| {
-        execute(container, request, &stdio, status)
+    enter::spawn(container, Account::Of(cgroup), status, &keep, |status| {
+        execute(container, cgroup, request, &stdio, status)
     })
 }
 
 fn execute(
     container: &Container,
-    request: &RunRequest,
+    cgroup: &Cgroup,
+    request: &ApartRequest,
     stdio: &[OwnedFd; 3],
     status: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
+    let request = &request.process;
     let mut limits = limits(container, &request.rlimits);
     raise_limits(&mut limits)?;
-    let inside = enter::enter(container, &request.user)?;
+    let inside = enter::enter(container, cgroup, &request.user)?;
     let [stdin, stdout, stderr] = stdio;
     inside.own(&[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
     let set_up = || -> io::Result<()> {

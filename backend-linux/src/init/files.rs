@@ -78,8 +78,8 @@ pub fn stream_in(
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Pid, OwnedFd)> {
     let tar = one(fds)?;
-    child(container, Account::Container, Some(&tar), || {
-        let inside = enter::enter(container, user)?;
+    child(container, Account::Of(&container.main_cgroup), Some(&tar), || {
+        let inside = enter::enter(container, &container.main_cgroup, user)?;
         inside.become_root()?;
         let target = absolute(&inside, path);
         inside.make_directory(&target)?;
@@ -105,8 +105,8 @@ pub fn stream_out(
     fds: Vec<OwnedFd>,
 ) -> io::Result<(Pid, OwnedFd)> {
     let tar = one(fds)?;
-    child(container, Account::Container, Some(&tar), || {
-        let inside = enter::enter(container, user)?;
+    child(container, Account::Of(&container.main_cgroup), Some(&tar), || {
+        let inside = enter::enter(container, &container.main_cgroup, user)?;
         inside.become_root()?;
         inside.become_user()?;
         let source = absolute(&inside, path);

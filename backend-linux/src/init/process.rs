@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backend_linux::supervisor::{Failure, OutputFds, RunRequest, Terminal};
+use backend_linux::supervisor::{ApartRequest, Failure, OutputFds, Terminal};
 use rustix::{
     event::{EventfdFlags, eventfd},
     fs::{OFlags, fcntl_setfl},
@@ -69,13 +69,13 @@ struct Streams {
 
 impl Process {
     /// Forks it. Everything that could fail comes before the fork, so that no process is left to itself.
-    pub fn start(container: &Container, request: &RunRequest, connection: u64) -> io::Result<Process> {
-        let (streams, theirs) = Streams::new(container, request.terminal)?;
+    pub fn start(container: &Container, request: &ApartRequest, connection: u64) -> io::Result<Process> {
+        let (streams, theirs) = Streams::new(container, request.process.terminal)?;
         let (status, status_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         fcntl_setfl(&status, OFlags::NONBLOCK)?;
         let living = exec::start(container, request, theirs, status_writer)?;
         Ok(Process {
-            id: request.id.clone(),
+            id: request.process.id.clone(),
             state: State::Starting { connection, status, said: Vec::new() },
             living: Some(living),
             watchers: vec![connection],

@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_linux::supervisor::{
-    Failure, FailureKind, ProcessState, Reply, Request, StartRequest, recv, send,
+    ApartRequest, Failure, FailureKind, ProcessState, Reply, Request, StartRequest, recv, send,
 };
 use backend_linux::sys::give_back_freed_memory;
 use nix::sys::{
@@ -218,23 +218,8 @@ impl Supervisor {
                 // Most containers are idle most of the time.
                 give_back_freed_memory();
             }
-            Request::Run(request) => {
-                if self.processes.values().any(|process| process.id() == request.id) {
-                    let message = format!("process {} already exists", request.id);
-                    return self.fail(connection, Failure::other(message));
-                }
-                let Some(container) = self.alive() else { return self.fail(connection, not_alive()) };
-                match Process::start(container, &request, connection) {
-                    Ok(process) => {
-                        let key = self.key();
-                        self.processes.insert(key, process);
-                    }
-                    Err(error) => {
-                        let message = format!("cannot start process {}: {error}", request.id);
-                        self.fail(connection, Failure::other(message));
-                    }
-                }
-            }
+            Request::Run(request) => self.run(connection, &(*request).into()),
+            Request::RunApart(request) => self.run(connection, &request),
             Request::Attach { id } => self.attach(connection, &id),
             Request::Signal { id, signal } => {
                 self.with_process(connection, &id, |process| process.signal(signal));
@@ -295,6 +280,23 @@ impl Supervisor {
         let namespaces = namespaces.ok_or_else(|| Failure::other("no namespaces were prepared"))?;
         self.container = Some(Container::start(namespaces, request)?);
         Ok(())
+    }
+
+    fn run(&mut self, connection: u64, request: &ApartRequest) {
+        let id = &request.process.id;
+        if self.processes.values().any(|process| process.id() == id) {
+            return self.fail(connection, Failure::other(format!("process {id} already exists")));
+        }
+        let Some(container) = self.alive() else { return self.fail(connection, not_alive()) };
+        match Process::start(container, request, connection) {
+            Ok(process) => {
+                let key = self.key();
+                self.processes.insert(key, process);
+            }
+            Err(error) => {
+                self.fail(connection, Failure::other(format!("cannot start process {id}: {error}")));
+            }
+        }
     }
 
     /// The container, while its pid 1 lives.

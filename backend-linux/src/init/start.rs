@@ -48,7 +48,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    fn open(entry: &CgroupEntry) -> Result<Cgroup, Failure> {
+    pub fn open(entry: &CgroupEntry) -> Result<Cgroup, Failure> {
         let open = |path: &Path, flags| {
             open(path, flags | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| fail(&format!("open {path:?}"), error))

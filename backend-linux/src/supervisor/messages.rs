@@ -27,6 +27,9 @@ pub enum Request {
     Start(Box<StartRequest>),
     /// Start a process. Answered by `Running` with the descriptors of [`OutputFds`], later by `Exited`.
     Run(Box<RunRequest>),
+    /// Start a process that has something of its own which others share with the container. Answered as `Run` is. A
+    /// request by itself, as a supervisor from before refuses it: of a `Run` it would leave out what it does not know.
+    RunApart(Box<ApartRequest>),
     /// Join a process. Answered as `Run` is; without descriptors if its output was discarded.
     Attach {
         /// Its id.
@@ -252,6 +255,34 @@ pub struct RunRequest {
     pub rlimits: ResourceLimits,
     /// Its terminal, if it has one.
     pub terminal: Option<Terminal>,
+}
+
+/// The process to start, with what it has of its own.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ApartRequest {
+    /// The process.
+    pub process: RunRequest,
+    /// Where it belongs; none: with the container's processes.
+    pub cgroup: Option<CgroupEntry>,
+    /// Its root filesystem; none: the container's.
+    pub root: Option<OwnRoot>,
+}
+
+/// A root filesystem for one process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OwnRoot {
+    /// An empty directory, where it is mounted for a moment while it is made.
+    pub mount_point: PathBuf,
+    /// Where it comes from.
+    pub rootfs: Rootfs,
+    /// What of the host, or of the container, to show in it.
+    pub binds: Vec<Bind>,
+}
+
+impl From<RunRequest> for ApartRequest {
+    fn from(process: RunRequest) -> Self {
+        ApartRequest { process, cgroup: None, root: None }
+    }
 }
 
 /// The size of a terminal, in characters.
