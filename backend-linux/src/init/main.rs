@@ -21,6 +21,7 @@ mod process;
 mod serve;
 mod start;
 mod users;
+mod view;
 
 use std::{io, process::ExitCode};
 

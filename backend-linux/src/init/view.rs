@@ -1,0 +1,154 @@
+//! What a process sees of file systems, put together in a mount namespace of its own.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use backend_linux::{
+    supervisor::{Bind, Defence, Defences},
+    sys::set_mount_read_only,
+};
+use rustix::{
+    fs::{FileType, Mode, OFlags, open},
+    mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags, unmount},
+    process::{chdir, fchdir, pivot_root},
+};
+
+use crate::mounts::{attach, beneath, clone_of, file_system, find, image_directory, is_directory, make};
+
+const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// Files and directories of /proc and /sys that tell about the host, or act on it.
+const MASKED_IN_PROC: &[&str] =
+    &["kcore", "keys", "timer_list", "timer_stats", "latency_stats", "sched_debug", "scsi", "acpi"];
+const MASKED_IN_SYS: &[&str] = &["firmware", "devices/virtual/powercap"];
+const READ_ONLY_IN_PROC: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+pub type Outcome<T> = Result<T, String>;
+
+pub trait Context<T> {
+    fn context(self, what: &str) -> Outcome<T>;
+}
+
+impl<T, E: std::fmt::Display> Context<T> for Result<T, E> {
+    fn context(self, what: &str) -> Outcome<T> {
+        self.map_err(|error| format!("{what}: {error}"))
+    }
+}
+
+/// Makes a detached tree, which is mounted somewhere in this mount namespace, the root, and lets go of everything else.
+pub fn pivot(root: &OwnedFd) -> Outcome<()> {
+    let host =
+        open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context("open /")?;
+    fchdir(root).context("enter the root filesystem")?;
+    // Until the host's tree is let go of, `/..` leads into it: here nothing may be done by a path.
+    pivot_root(".", ".").context("pivot_root")?;
+    fchdir(&host).context("go back to the host's root")?;
+    unmount(".", UnmountFlags::DETACH).context("let go of the host's root")?;
+    chdir("/").context("enter /")
+}
+
+/// File systems of the container's own namespaces. The kernel allows /proc and /sys only where the host's are seen.
+pub struct FileSystems {
+    proc: OwnedFd,
+    sys: OwnedFd,
+    /// On a host with cgroup v2 alone the container sees its own part, read-only.
+    cgroup: Option<OwnedFd>,
+}
+
+impl FileSystems {
+    /// Makes them, mounted nowhere, while the host's are seen.
+    pub fn make(privileged: bool) -> Outcome<FileSystems> {
+        let read_only = QUIET | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let groups = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
+        let v2_alone = groups.lines().all(|line| line.starts_with("0::"));
+        let cgroup = (!privileged && v2_alone).then(|| file_system("cgroup2", &[], read_only));
+        Ok(FileSystems {
+            proc: file_system("proc", &[], QUIET).context("make /proc")?,
+            sys: file_system("sysfs", &[], read_only).context("make /sys")?,
+            cgroup: cgroup.transpose().context("make /sys/fs/cgroup")?,
+        })
+    }
+
+    /// Puts them in their places, with a `/dev`.
+    pub fn attach(&self, root: &OwnedFd, dev: &OwnedFd) -> Outcome<()> {
+        for (mount, name) in [(&self.proc, "proc"), (&self.sys, "sys"), (dev, "dev")] {
+            attach(mount, &image_directory(root, name)?).context(&format!("mount /{name}"))?;
+        }
+        match &self.cgroup {
+            Some(cgroup) => attach_beneath(&self.sys, "fs/cgroup", cgroup),
+            None => Ok(()),
+        }
+    }
+
+    /// Covers what tells about the host, and protects what acts on it.
+    pub fn hide_host(&self, dev: &OwnedFd, defences: &Defences) -> Outcome<()> {
+        let masked = MASKED_IN_PROC.iter().map(|name| (&self.proc, name));
+        let masked = masked.chain(MASKED_IN_SYS.iter().map(|name| (&self.sys, name)));
+        for (mount, name) in masked.filter(|_| defences.have(Defence::MaskedPaths)) {
+            mask(mount, name, dev).context(&format!("mask {name:?} of /proc or /sys"))?;
+        }
+        for name in READ_ONLY_IN_PROC.iter().filter(|_| defences.have(Defence::ReadOnlyPaths)) {
+            let make_read_only = || -> io::Result<()> {
+                let Some(place) = beneath(&self.proc, name)? else { return Ok(()) };
+                let same = clone_of(&place, "", OpenTreeFlags::AT_EMPTY_PATH)?;
+                set_mount_read_only(same.as_fd())?;
+                attach(&same, &place)
+            };
+            make_read_only().context(&format!("make {name:?} of /proc read-only"))?;
+        }
+        Ok(())
+    }
+}
+
+fn mask(mount: &OwnedFd, name: &str, dev: &OwnedFd) -> io::Result<()> {
+    let Some(place) = beneath(mount, name)? else { return Ok(()) };
+    let cover = if is_directory(&place)? {
+        file_system("tmpfs", &[("size", "0k")], MountAttrFlags::MOUNT_ATTR_RDONLY)?
+    } else {
+        clone_of(dev, "null", OpenTreeFlags::empty())?
+    };
+    attach(&cover, &place)
+}
+
+/// A detached copy of what the container whose `root` this is has at a path.
+pub fn own_bind(root: &OwnedFd, bind: &Bind) -> Outcome<OwnedFd> {
+    let context = format!("bind mount of the container's {:?}", bind.source);
+    let source = find(root, &bind.source, OFlags::empty())
+        .and_then(|found| found.ok_or_else(|| ErrorKind::NotFound.into()))
+        .context(&context)?;
+    let flags = OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
+    let mount = clone_of(&source, "", flags).context(&context)?;
+    if bind.read_only {
+        set_mount_read_only(mount.as_fd()).context(&context)?;
+    }
+    Ok(mount)
+}
+
+/// Mounts what belongs in a new `/dev`.
+pub fn fill_dev(dev: &OwnedFd, devpts: &OwnedFd) -> Outcome<()> {
+    let shm = file_system("tmpfs", &[("mode", "1777"), ("size", "65536k")], QUIET);
+    let mqueue = file_system("mqueue", &[], QUIET);
+    attach_beneath(dev, "pts", devpts)?;
+    attach_beneath(dev, "shm", &shm.context("make /dev/shm")?)?;
+    attach_beneath(dev, "mqueue", &mqueue.context("make /dev/mqueue")?)
+}
+
+/// Mounts at a place of another file system, where that has it.
+fn attach_beneath(parent: &OwnedFd, name: &str, mount: &OwnedFd) -> Outcome<()> {
+    let place = beneath(parent, name).and_then(|place| place.map_or(Ok(()), |place| attach(mount, &place)));
+    place.context(&format!("mount {name}"))
+}
+
+/// Makes `/tmp` where the image has none.
+pub fn make_tmp(root: &OwnedFd) -> Outcome<()> {
+    if find(root, Path::new("tmp"), OFlags::empty()).context("look for /tmp")?.is_none() {
+        make(root, "tmp".as_ref(), FileType::Directory, 0o1777).context("make /tmp")?;
+    }
+    Ok(())
+}
