@@ -9,7 +9,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Failure, IdRange, ids_inside},
+    supervisor::{Failure, IdRange, OwnRoot, ids_inside},
     sys::{Forked, close_all_but, fork, leave_session_keyring},
 };
 use nix::sched::{CloneFlags, setns};
@@ -21,6 +21,7 @@ use rustix::{
 
 use crate::{
     credentials::{self, Confinement},
+    own_root,
     start::{Cgroup, Container},
     users::{self, User},
 };
@@ -106,17 +107,35 @@ pub struct Inside<'a> {
 
 /// Enters the cgroup and every namespace but the user's, and finds the user.
 pub fn enter<'a>(container: &'a Container, cgroup: &Cgroup, user: &str) -> Result<Inside<'a>, Failure> {
+    enter_root(container, cgroup, None, user)
+}
+
+/// The same, with a root filesystem that may be the process's own.
+pub fn enter_root<'a>(
+    container: &'a Container,
+    cgroup: &Cgroup,
+    own: Option<&OwnRoot>,
+    user: &str,
+) -> Result<Inside<'a>, Failure> {
     cgroup.join().map_err(failed("join the container's cgroup"))?;
+    match own {
+        Some(own) => own_root::enter(container, own)?,
+        None => enter_namespaces(container)?,
+    }
+    umask(Mode::from(0o022));
+    let user = users::find(user).map_err(Failure::other)?;
+    check_ids(container, &user)?;
+    Ok(Inside { container, user })
+}
+
+/// Every namespace but the user's.
+pub fn enter_namespaces(container: &Container) -> Result<(), Failure> {
     let namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
-    setns(container.init_pidfd(), namespaces).map_err(failed("enter the container"))?;
-    umask(Mode::from(0o022));
-    let user = users::find(user).map_err(Failure::other)?;
-    check_ids(container, &user)?;
-    Ok(Inside { container, user })
+    setns(container.init_pidfd(), namespaces).map_err(failed("enter the container"))
 }
 
 /// Refuses a user whom the container has no ids for: the kernel would only say that an argument is wrong.

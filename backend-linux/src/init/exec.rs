@@ -37,7 +37,8 @@ pub fn start(
     let own_cgroup = request.cgroup.as_ref().map(Cgroup::open).transpose();
     let own_cgroup = own_cgroup.map_err(|failure| io::Error::other(failure.message))?;
     let cgroup = own_cgroup.as_ref().unwrap_or(&container.main_cgroup);
-    let keep: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
+    let userns = container.user_namespace().filter(|_| request.root.is_some());
+    let keep: Vec<_> = stdio.iter().map(AsFd::as_fd).chain(userns).collect();
     enter::spawn(container, Account::Of(cgroup), status, &keep, |status| {
         execute(container, cgroup, request, &stdio, status)
     })
@@ -50,10 +51,10 @@ fn execute(
     stdio: &[OwnedFd; 3],
     status: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
-    let request = &request.process;
+    let (own_root, request) = (request.root.as_ref(), &request.process);
     let mut limits = limits(container, &request.rlimits);
     raise_limits(&mut limits)?;
-    let inside = enter::enter(container, cgroup, &request.user)?;
+    let inside = enter::enter_root(container, cgroup, own_root, &request.user)?;
     let [stdin, stdout, stderr] = stdio;
     inside.own(&[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
     let set_up = || -> io::Result<()> {

@@ -17,6 +17,7 @@ mod mounts;
 mod name;
 mod namespaces;
 mod output;
+mod own_root;
 mod process;
 mod serve;
 mod start;

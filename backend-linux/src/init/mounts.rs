@@ -116,7 +116,7 @@ impl OwnFiles<'_> {
 }
 
 /// A detached overlay. Its image is shown with the container's ids, so that root inside owns what root owns in it.
-fn overlay(
+pub fn overlay(
     lower: &Path,
     upper: &Path,
     work: &Path,

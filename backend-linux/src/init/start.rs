@@ -33,6 +33,9 @@ pub struct Container {
     init_pidfd: OwnedFd,
     alive: bool,
     ids: Option<IdMaps>,
+    user: Option<OwnedFd>,
+    /// Whether bind mounts are shown with the container's ids.
+    pub idmapped_binds: bool,
     devpts: OwnedFd,
     pub main_cgroup: Cgroup,
     /// How many descriptors its processes may have open by default.
@@ -124,6 +127,8 @@ impl Container {
             init_pidfd: pidfd,
             alive: true,
             ids: namespaces.ids,
+            user: namespaces.user,
+            idmapped_binds: request.idmapped_binds,
             devpts: namespaces.devpts,
             main_cgroup,
             open_files: request.open_files,
@@ -138,6 +143,20 @@ impl Container {
 
     pub fn init_pidfd(&self) -> BorrowedFd<'_> {
         self.init_pidfd.as_fd()
+    }
+
+    /// For what is mounted for one process, to be shown with the container's ids; none: privileged.
+    pub fn user_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.user.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Who root of the container is on the host: user and group.
+    pub fn root_outside(&self) -> (u32, u32) {
+        // An id that is not mapped belongs to nobody.
+        let nobody = u32::MAX - 1;
+        self.ids
+            .as_ref()
+            .map_or((0, 0), |ids| (ids.user(0).unwrap_or(nobody), ids.group(0).unwrap_or(nobody)))
     }
 
     pub fn is_alive(&self) -> bool {

@@ -1,0 +1,138 @@
+//! A root filesystem for one process. Everything else it shares with the container: the other namespaces, `/dev` and
+//! what is mounted in it, `/etc/hosts` and `/etc/resolv.conf`.
+
+use std::{
+    io::{self, ErrorKind},
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use backend_linux::supervisor::{Failure, OwnRoot, Rootfs};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    unistd::{Gid, Uid, setfsgid, setfsuid},
+};
+use rustix::{
+    fs::{CWD, Mode, OFlags, open},
+    mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount},
+    thread::{capabilities, set_capabilities},
+};
+
+use crate::{
+    binds,
+    enter::enter_namespaces,
+    mounts::{bind_at, clone_of, find, overlay},
+    start::{Container, fail},
+    view::{self, FileSystems},
+};
+
+/// What a process shares with the container's own, by its place there.
+const SHARED_FILES: [&str; 2] = ["etc/hosts", "etc/resolv.conf"];
+
+/// What is shown of the container's own view.
+struct Shared {
+    dev: OwnedFd,
+    /// Those that are there: root of the container may have moved them away.
+    files: Vec<(&'static str, OwnedFd)>,
+    binds: Vec<OwnedFd>,
+}
+
+/// Takes the calling process, still root of the host, into all of the container's namespaces but the user's and the
+/// mount namespace, and into a mount namespace of its own with this root. That belongs to the host: nothing inside has
+/// power over it.
+pub fn enter(container: &Container, own: &OwnRoot) -> Result<(), Failure> {
+    let host = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| fail("open the host's mount namespace", error))?;
+    enter_namespaces(container)?;
+    let shared = shared(own).map_err(Failure::other)?;
+    setns(&host, CloneFlags::CLONE_NEWNS)
+        .map_err(|error| fail("go back to the host's mount namespace", error))?;
+    drop(host);
+
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| fail("new mount namespace", error))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|error| fail("make / private", error))?;
+    let (root, from_host) = mounts_of_the_host(container, own, container.user_namespace())?;
+    as_containers_root(container, || put_together(container, own, &root, &shared, &from_host))
+        .map_err(|error| fail("act as the container's root", error))?
+        .map_err(Failure::other)
+}
+
+/// Detached copies of what is shared. The calling process sees the container's files.
+fn shared(own: &OwnRoot) -> view::Outcome<Shared> {
+    let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| format!("open the container's root: {error}"))?;
+    let copy = |path: &str, flags: OpenTreeFlags| -> io::Result<Option<OwnedFd>> {
+        let Some(place) = find(&root, Path::new(path), OFlags::empty())? else { return Ok(None) };
+        clone_of(&place, "", flags | OpenTreeFlags::AT_EMPTY_PATH).map(Some)
+    };
+    let copied = |path: &'static str, flags| {
+        copy(path, flags).map_err(|error| format!("the container's /{path}: {error}"))
+    };
+    let dev = copied("dev", OpenTreeFlags::AT_RECURSIVE)?.ok_or("the container has no /dev")?;
+    let mut files = Vec::new();
+    for path in SHARED_FILES {
+        files.extend(copied(path, OpenTreeFlags::empty())?.map(|file| (path, file)));
+    }
+    let from_container = own.binds.iter().filter(|bind| bind.from_container);
+    let binds = from_container.map(|bind| view::own_bind(&root, bind)).collect::<view::Outcome<_>>()?;
+    Ok(Shared { dev, files, binds })
+}
+
+/// The root, mounted at its mount point, and detached copies of what the host shows.
+fn mounts_of_the_host(
+    container: &Container,
+    own: &OwnRoot,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
+    let Rootfs::Overlay { lower, upper, work } = &own.rootfs;
+    let root = overlay(lower, upper, work, &own.mount_point, userns)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&root, "", CWD, &own.mount_point, flags)
+        .map_err(|error| fail("mount the root filesystem", error))?;
+    let userns = userns.filter(|_| container.idmapped_binds);
+    let from_host = own.binds.iter().filter(|bind| !bind.from_container);
+    let binds = from_host.map(|wanted| binds::bind(wanted, userns)).collect::<Result<_, _>>()?;
+    Ok((root, binds))
+}
+
+fn put_together(
+    container: &Container,
+    own: &OwnRoot,
+    root: &OwnedFd,
+    shared: &Shared,
+    from_host: &[OwnedFd],
+) -> view::Outcome<()> {
+    let file_systems = FileSystems::make(container.is_privileged())?;
+    view::pivot(root)?;
+    file_systems.attach(root, &shared.dev)?;
+    file_systems.hide_host(&shared.dev, &container.defences)?;
+    let (mut from_host, mut from_container) = (from_host.iter(), shared.binds.iter());
+    for bind in &own.binds {
+        let mount = if bind.from_container { from_container.next() } else { from_host.next() };
+        let mounted = mount
+            .ok_or_else(|| ErrorKind::NotFound.into())
+            .and_then(|mount| bind_at(root, &bind.target, mount));
+        mounted.map_err(|error| format!("bind mount at {:?}: {error}", bind.target))?;
+    }
+    for (path, file) in &shared.files {
+        bind_at(root, Path::new(path), file).map_err(|error| format!("mount /{path}: {error}"))?;
+    }
+    view::make_tmp(root)
+}
+
+/// What is made meanwhile belongs to root of the container, as it does where that makes it itself.
+fn as_containers_root<T>(container: &Container, act: impl FnOnce() -> T) -> io::Result<T> {
+    let (user, group) = container.root_outside();
+    let all = capabilities(None)?;
+    let become_fs = |user, group| -> io::Result<()> {
+        setfsgid(Gid::from_raw(group));
+        setfsuid(Uid::from_raw(user));
+        // The kernel takes those away that are about files.
+        Ok(set_capabilities(None, all)?)
+    };
+    become_fs(user, group)?;
+    let done = act();
+    become_fs(0, 0)?;
+    Ok(done)
+}
