@@ -301,14 +301,14 @@ impl Backend for LinuxBackend {
 
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
         let container = self.container(handle)?;
-        let request = spec::run_request(&container, spec)?;
+        let (request, own) = spec::run_request(&container, spec)?;
         let id = request.id.clone();
         if container.processes.get(&id).is_some() {
             return Err(Error::Failed { message: format!("process {id} already exists") });
         }
         // In a task of its own, so that a process that was started is known even if the caller has gone away.
-        let processes = Arc::clone(&container.processes);
-        let task = tokio::spawn(async move { processes.run(request).await.map_err(container::Error::from) });
+        let host = Arc::clone(&self.host);
+        let task = tokio::spawn(async move { container::run(&host, &container, request, own).await });
         let entry = task.await.map_err(container::Error::from).and_then(|started| started).map_err(wire)?;
         Ok(entry.from_start())
     }

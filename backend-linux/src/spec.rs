@@ -1,12 +1,18 @@
 //! What clients ask for: refused where it makes no sense or cannot be done, completed where it leaves something open.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::Path,
+};
 
-use protocol::{BandwidthLimits, ContainerSpec, DiskLimits, Error, ProcessSpec, Result};
+use protocol::{
+    BandwidthLimits, BindMount, BindMountMode, BindMountOrigin, ContainerSpec, DiskLimits, Error,
+    ProcessSpec, Result,
+};
 
 use crate::{
     container::{Container, Host},
-    supervisor::{RunRequest, Terminal},
+    supervisor::{Bind, RunRequest, Terminal},
 };
 
 /// They all go to the container's init in one message, with a few others.
@@ -40,11 +46,15 @@ pub fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
     if let Some(variable) = spec.env.iter().find(|variable| !valid(variable)) {
         return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
     }
-    if spec.bind_mounts.len() > MAX_BIND_MOUNTS {
-        let reason = format!("are {}: at most {MAX_BIND_MOUNTS} are possible", spec.bind_mounts.len());
+    check_binds(&spec.bind_mounts)
+}
+
+fn check_binds(binds: &[BindMount]) -> Result<()> {
+    if binds.len() > MAX_BIND_MOUNTS {
+        let reason = format!("are {}: at most {MAX_BIND_MOUNTS} are possible", binds.len());
         return Err(Error::invalid("bind_mounts", reason));
     }
-    for bind in &spec.bind_mounts {
+    for bind in binds {
         if !bind.src_path.starts_with('/') || !bind.dst_path.starts_with('/') {
             let reason = format!("{:?} to {:?}: both paths must be absolute", bind.src_path, bind.dst_path);
             return Err(Error::invalid("bind_mounts", reason));
@@ -53,18 +63,39 @@ pub fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
     Ok(())
 }
 
-/// The process that the supervisor is asked for.
-pub fn run_request(container: &Container, spec: ProcessSpec) -> Result<RunRequest> {
+/// Bind mounts in the supervisor's words.
+pub fn binds(wanted: &[BindMount]) -> Vec<Bind> {
+    let bind = |bind: &BindMount| Bind {
+        source: bind.src_path.clone().into(),
+        target: Path::new("/").join(&bind.dst_path),
+        read_only: bind.mode == BindMountMode::ReadOnly,
+        from_container: bind.origin == BindMountOrigin::Container,
+    };
+    wanted.iter().map(bind).collect()
+}
+
+/// What a process is to have that others share with the container.
+pub struct Own {
+    /// Its image, as a URI; empty: none.
+    pub image: String,
+    /// What is shown in its root filesystem.
+    pub binds: Vec<Bind>,
+}
+
+/// The process that the supervisor is asked for, and what it has of its own.
+pub fn run_request(container: &Container, mut spec: ProcessSpec) -> Result<(RunRequest, Own)> {
     let unsupported =
         |field, what: &str| Err(Error::invalid(field, format!("this version cannot give a process {what}")));
-    if !spec.image.uri.is_empty() {
-        return unsupported("image", "an image of its own");
-    }
     if spec.limits.is_some() {
         return unsupported("limits", "limits of its own: leave them out, and the container's apply");
     }
-    if !spec.bind_mounts.is_empty() {
+    if spec.image.uri.is_empty() && !spec.bind_mounts.is_empty() {
         return Err(Error::invalid("bind_mounts", "only a process with an image of its own has bind mounts"));
+    }
+    check_binds(&spec.bind_mounts)?;
+    let own = Own { image: std::mem::take(&mut spec.image.uri), binds: binds(&spec.bind_mounts) };
+    if !own.image.is_empty() && spec.dir.is_empty() {
+        spec.dir = "/".to_owned();
     }
     if spec.path.is_empty() {
         return Err(Error::invalid("path", "is empty: name the program to run"));
@@ -85,7 +116,7 @@ pub fn run_request(container: &Container, spec: ProcessSpec) -> Result<RunReques
             }
         }
     }
-    Ok(RunRequest {
+    let request = RunRequest {
         id: if spec.id.is_empty() { generated("process id")? } else { spec.id },
         path: spec.path,
         args: spec.args,
@@ -97,5 +128,6 @@ pub fn run_request(container: &Container, spec: ProcessSpec) -> Result<RunReques
             let size = tty.size();
             Terminal { columns: size.columns, rows: size.rows }
         }),
-    })
+    };
+    Ok((request, own))
 }

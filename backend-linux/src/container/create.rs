@@ -10,10 +10,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use protocol::{BindMountMode, BindMountOrigin, ContainerSpec};
+use protocol::ContainerSpec;
 
 use super::{
-    Container, Error, Host, Record, State, blocking, destroy, etc,
+    Container, Error, Host, MOUNT_POINT, Record, State, blocking, destroy, etc,
     prepared::{self, Place, Prepared},
 };
 use crate::{
@@ -23,7 +23,8 @@ use crate::{
     network::Lease,
     process::{Connection, Error as ProcessError, Supervisor, nonsense},
     rootfs::Image,
-    supervisor::{Bind, Reply, Request, Rootfs, StartRequest},
+    spec,
+    supervisor::{Reply, Request, Rootfs, StartRequest},
 };
 
 /// How long a supervisor may take to make its container.
@@ -166,7 +167,7 @@ fn prepare(
     host.cgroups.create(handle, &record.limits, devices)?;
     let layer = host.store.create_write_layer(handle, root)?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
-    let mount_point = directory.join("root");
+    let mount_point = directory.join(MOUNT_POINT);
     let depot_error = |doing, path: &Path| {
         let (handle, path) = (handle.clone(), path.to_owned());
         move |source| Error::Depot { handle, doing, path, source }
@@ -177,12 +178,7 @@ fn prepare(
     let address = record.assignment.container_ip.into();
     let mut binds = etc::write(directory, handle, address, root)
         .map_err(depot_error("write hosts and resolv.conf in", directory))?;
-    binds.extend(spec.bind_mounts.iter().map(|bind| Bind {
-        source: bind.src_path.clone().into(),
-        target: Path::new("/").join(&bind.dst_path),
-        read_only: bind.mode == BindMountMode::ReadOnly,
-        from_container: bind.origin == BindMountOrigin::Container,
-    }));
+    binds.extend(spec::binds(&spec.bind_mounts));
     let request = StartRequest {
         handle: handle.clone(),
         hostname: etc::hostname(handle),

@@ -14,6 +14,7 @@
 //! `Active` or `Stopped` when the server starts finishes the destruction, by the same [`destroy`] that a failed create
 //! and a client's request go through.
 
+mod apart;
 mod create;
 mod depot;
 mod destroy;
@@ -34,6 +35,7 @@ use std::{
 use info::LastInfo;
 use rustix::fs::FlockOperation;
 
+pub use apart::run;
 pub use create::{Unmade, create};
 pub use depot::Depot;
 pub use destroy::{destroy, destroy_container};
@@ -49,6 +51,10 @@ use crate::{
     process::{InitBinary, OutputBudget, Processes, Supervisor},
     rootfs::{Store, Usage},
 };
+
+/// The directory of a container's where its root filesystem is mounted for a moment while it is made, and those of its
+/// processes.
+const MOUNT_POINT: &str = "root";
 
 /// What a container that runs out of memory is said to have met.
 pub const OUT_OF_MEMORY: &str = "Out of memory";

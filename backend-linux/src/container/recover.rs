@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Container, Error, Host, Record, State, blocking, destroy};
+use super::{Container, Error, Host, Record, State, apart, blocking, destroy};
 use crate::{
     ids::IdLease,
     network::Lease,
@@ -98,14 +98,14 @@ fn leases(host: &Host, record: &Record) -> Result<(Lease, IdLease), Error> {
 
 async fn adopt(host: &Arc<Host>, record: Record, lease: Lease, ids: IdLease) -> Arc<Container> {
     let container = Container::new(host, record, lease, ids);
-    if let Err(error) = adopt_processes(&container).await {
+    if let Err(error) = adopt_processes(host, &container).await {
         tracing::error!(handle = container.handle, %error, "a container's processes cannot be found again");
     }
     super::note_oom_kills(host, &container).await;
     container
 }
 
-async fn adopt_processes(container: &Arc<Container>) -> Result<(), ProcessError> {
+async fn adopt_processes(host: &Arc<Host>, container: &Arc<Container>) -> Result<(), ProcessError> {
     let supervisor: &Supervisor = &container.supervisor;
     let list = tokio::time::timeout(LIST_LIMIT, supervisor.ask(&Request::List, &[])).await;
     let processes = match list.unwrap_or(Err(ProcessError::Silent(LIST_LIMIT)))?.0 {
@@ -113,8 +113,11 @@ async fn adopt_processes(container: &Arc<Container>) -> Result<(), ProcessError>
         other => return Err(ProcessError::Nonsense(format!("{other:?}"))),
     };
     for process in processes {
-        if let Err(error) = container.processes.adopt(process.id.clone()).await {
-            tracing::error!(handle = container.handle, process = process.id, %error, "cannot follow a process");
+        match container.processes.adopt(process.id.clone()).await {
+            Ok(entry) => apart::adopt(host, container, &process.id, &entry),
+            Err(error) => {
+                tracing::error!(handle = container.handle, process = process.id, %error, "cannot follow a process");
+            }
         }
     }
     Ok(())

@@ -8,4 +8,4 @@ mod table;
 
 pub use budget::OutputBudget;
 pub use supervisor::{Connection, Error, InitBinary, Supervisor, nonsense};
-pub use table::Processes;
+pub use table::{Entry, Processes};

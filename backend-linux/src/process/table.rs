@@ -28,7 +28,7 @@ use super::{
     supervisor::{Connection, Error, Supervisor, nonsense},
 };
 use crate::{
-    supervisor::{OutputFds, Reply, Request, RunRequest, Terminal},
+    supervisor::{ApartRequest, OutputFds, Reply, Request, Terminal},
     sys::async_fd,
 };
 
@@ -102,9 +102,14 @@ impl Processes {
     }
 
     /// Starts a process. Whoever drops this leaves a process that was started to itself.
-    pub async fn run(self: &Arc<Self>, request: RunRequest) -> Result<Arc<Entry>, Error> {
-        let id = request.id.clone();
-        let followed = self.follow(id.clone(), &Request::Run(Box::new(request))).await;
+    pub async fn run(self: &Arc<Self>, request: ApartRequest) -> Result<Arc<Entry>, Error> {
+        let id = request.process.id.clone();
+        let request = match request {
+            // In the words that a supervisor from before knows, too.
+            ApartRequest { process, cgroup: None, root: None } => Request::Run(Box::new(process)),
+            request => Request::RunApart(Box::new(request)),
+        };
+        let followed = self.follow(id.clone(), &request).await;
         if matches!(followed, Err(Error::Gone(_))) {
             // If it was started nevertheless, nobody could reach it. Without a supervisor there is no such process.
             let kill = Request::Signal { id, signal: nix::libc::SIGKILL };
@@ -276,6 +281,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Waits for its end.
+    pub async fn ended(&self) {
+        // An error is a server that is going.
+        let _ = self.exit.clone().wait_for(Option::is_some).await;
+    }
+
     fn outputs(&self) -> Option<Outputs> {
         self.outputs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

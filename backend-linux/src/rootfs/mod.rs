@@ -5,6 +5,7 @@
 //! ```text
 //! layers/<sha256>          an unpacked image; appears by rename, so it is whole or not there
 //! write/<container>/upper  what the container wrote, beside the overlay's `work`
+//! write/<container>/processes/<process>/upper  what a process with an image of its own wrote
 //! tmp/                     what is being unpacked
 //! trash/                   what is gone, removed in the background by `Store::empty_trash`
 //! ```

@@ -9,7 +9,7 @@ use std::{
 
 use crate::name;
 
-use super::{Error, Result, Store, Usage, usage};
+use super::{Error, Result, Store, Usage, make_directory, usage};
 
 /// The directories of one container's write layer. `work` is the overlay's own; both are on one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,27 +23,54 @@ pub struct WriteLayer {
 impl Store {
     /// Makes an empty write layer for the container `id`, its root owned by `owner` (uid, gid); all or nothing.
     pub fn create_write_layer(&self, id: &str, owner: (u32, u32)) -> Result<WriteLayer> {
+        self.create_layer(id, &self.write_layer_directory(id), owner)
+    }
+
+    /// The same for a process of the container that has an image of its own. It goes with the container's at the latest.
+    pub fn create_process_layer(&self, id: &str, process: &str, owner: (u32, u32)) -> Result<WriteLayer> {
+        let all = self.process_layers(id);
+        make_directory(&all, 0o700).map_err(|source| Error::Store { doing: "create", path: all, source })?;
+        self.create_layer(process, &self.process_layer_directory(id, process), owner)
+    }
+
+    fn create_layer(&self, name: &str, directory: &Path, owner: (u32, u32)) -> Result<WriteLayer> {
         let store_error = |path: &Path, source| Error::Store { doing: "create", path: path.into(), source };
-        let directory = self.write_layer_directory(id);
-        match fs::DirBuilder::new().mode(0o700).create(&directory) {
+        match fs::DirBuilder::new().mode(0o700).create(directory) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::WriteLayerExists { id: id.into() });
+                return Err(Error::WriteLayerExists { id: name.into() });
             }
-            result => result.map_err(|source| store_error(&directory, source))?,
+            result => result.map_err(|source| store_error(directory, source))?,
         }
-        let layer = self.write_layer_paths(id);
-        let made = make(&layer, owner).map_err(|source| store_error(&directory, source));
+        let layer = layer_in(directory);
+        let made = make(&layer, owner).map_err(|source| store_error(directory, source));
         if made.is_err() {
             // What failed is the error to tell; what is left is found by the sweep.
-            let _ = self.discard(&directory);
+            let _ = self.discard(directory);
         }
         made.map(|()| layer)
     }
 
+    /// Whether a process of the container has a write layer of its own.
+    pub fn has_process_layer(&self, id: &str, process: &str) -> bool {
+        self.process_layer_directory(id, process).exists()
+    }
+
+    /// Takes the write layer of a process away; none there is no error.
+    pub fn discard_process_layer(&self, id: &str, process: &str) -> Result<()> {
+        self.discard(&self.process_layer_directory(id, process))
+    }
+
+    fn process_layers(&self, id: &str) -> PathBuf {
+        self.write_layer_directory(id).join("processes")
+    }
+
+    fn process_layer_directory(&self, id: &str, process: &str) -> PathBuf {
+        self.process_layers(id).join(name::directory(process))
+    }
+
     /// Where the write layer of the container `id` is or would be. Touches nothing.
     pub fn write_layer_paths(&self, id: &str) -> WriteLayer {
-        let directory = self.write_layer_directory(id);
-        WriteLayer { upper: directory.join("upper"), work: directory.join("work") }
+        layer_in(&self.write_layer_directory(id))
     }
 
     /// Takes the write layer of the container `id` away, by a rename into the trash; none there is no error.
@@ -77,6 +104,10 @@ impl Store {
     fn write_layer_directory(&self, id: &str) -> PathBuf {
         self.write_layers().join(name::directory(id))
     }
+}
+
+fn layer_in(directory: &Path) -> WriteLayer {
+    WriteLayer { upper: directory.join("upper"), work: directory.join("work") }
 }
 
 fn make(layer: &WriteLayer, (uid, gid): (u32, u32)) -> io::Result<()> {
