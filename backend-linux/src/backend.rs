@@ -30,6 +30,10 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long SIGKILL may take.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How many containers' metrics are read by one task: enough that the task itself costs little of it, few enough that
+/// all processors share the work for many.
+const METRICS_OF_ONE_TASK: usize = 64;
+
 /// Containers on this host.
 pub struct LinuxBackend {
     pub(crate) host: Arc<Host>,
@@ -226,8 +230,18 @@ impl Backend for LinuxBackend {
     }
 
     async fn bulk_metrics(&self, handles: &[String]) -> Result<BulkMetrics> {
-        let each = handles.iter().map(|handle| async { (handle.clone(), self.metrics_of(handle).await) });
-        Ok(futures_util::future::join_all(each).await.into_iter().collect())
+        let tasks = handles.chunks(METRICS_OF_ONE_TASK).map(|handles| {
+            let found: Vec<_> =
+                handles.iter().map(|handle| (handle.clone(), self.container(handle))).collect();
+            let host = Arc::clone(&self.host);
+            blocking(move || {
+                let metrics = |container: Arc<Container>| telemetry::metrics(&host, &container).map_err(wire);
+                let each = found.into_iter();
+                each.map(|(handle, container)| (handle, container.and_then(metrics))).collect::<Vec<_>>()
+            })
+        });
+        let parts = futures_util::future::try_join_all(tasks).await.map_err(wire)?;
+        Ok(parts.into_iter().flatten().collect())
     }
 
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {

@@ -12,6 +12,7 @@ pub fn bench(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((which, rest)) if which == "http" => http(rest),
         Some((which, rest)) if which == "stream" => against_a_server("bench-stream", &[], rest),
+        Some((which, rest)) if which == "metrics" => against_a_server("bench-metrics", &[], rest),
         _ => against_a_server("bench-lifecycle", &["bench-floor"], arguments),
     }
 }

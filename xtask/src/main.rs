@@ -35,7 +35,8 @@ cargo xtask COMMAND
            (conformance ADDRESS, as unix:/PATH or tcp:HOST:PORT: any Garden server there too)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
            (bench http: the CPU time of a request beside a bare hyper server;
-           bench stream: a process's output to a client beside a bare copy; bench stream N: N GiB)
+           bench stream: a process's output to a client beside a bare copy; bench stream N: N GiB;
+           bench metrics: those of 250 containers in one request)
   fuzz     the fuzz targets, led by coverage, a minute each; fuzz TARGET: that one; fuzz --seconds N: N seconds each
   soak     10,000 processes that end at once, their output read late, every byte compared; soak N: N of them
   build    everything, debug; build --release: with optimisation

@@ -1,7 +1,8 @@
 //! Usage: the kernel's files to the protocol's numbers.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -150,11 +151,19 @@ pub(super) fn memory_stat(text: &str) -> MemoryStat {
 }
 
 fn cpu_v1(group: &Path) -> Result<CpuStat> {
-    Ok(CpuStat {
-        usage_ns: number(&group.join("cpuacct.usage"))?,
-        user_ns: number(&group.join("cpuacct.usage_user"))?,
-        system_ns: number(&group.join("cpuacct.usage_sys"))?,
-    })
+    let (user_ns, system_ns) = user_and_system(&read(&group.join("cpuacct.usage_all"))?);
+    Ok(CpuStat { usage_ns: number(&group.join("cpuacct.usage"))?, user_ns, system_ns })
+}
+
+/// The sums of both columns of `cpuacct.usage_all`, which has a line for each processor below a line of headings.
+pub(super) fn user_and_system(text: &str) -> (u64, u64) {
+    let times = text.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (_processor, user, system) =
+            (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);
+        Some((user, system))
+    });
+    times.fold((0, 0), |sum, time| (sum.0.saturating_add(time.0), sum.1.saturating_add(time.1)))
 }
 
 pub(super) fn cpu_v2(text: &str) -> CpuStat {
@@ -179,7 +188,16 @@ fn value_of(text: &str, wanted: &str) -> u64 {
 }
 
 fn read(file: &Path) -> Result<String> {
-    fs::read_to_string(file).map_err(|source: io::Error| Error::Read { file: file.into(), source })
+    /// None of these files has more, and few have more than a part of it.
+    const FILE_BYTES_MAX: u64 = 64 << 10;
+    let read = || -> io::Result<String> {
+        let mut text = String::with_capacity(4096);
+        // The metrics of many containers are thousands of files. `take` saves two system calls for each, which would
+        // ask for a size that is always 0.
+        File::open(file)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    read().map_err(|source| Error::Read { file: file.into(), source })
 }
 
 fn number(file: &Path) -> Result<u64> {
@@ -238,6 +256,13 @@ mod tests {
     }
 
     #[test]
+    fn adds_the_processors_of_v1_up() {
+        let text = "cpu user system\n0 100 20\n1 3 4\nbroken\n2 7\n";
+        assert_eq!(user_and_system(text), (103, 24));
+        assert_eq!(user_and_system(&format!("0 {0} {0}\n1 {0} 1\n", u64::MAX)), (u64::MAX, u64::MAX));
+    }
+
+    #[test]
     fn oom_kill_is_not_mistaken_for_its_neighbours() {
         assert_eq!(value_of("oom_kill_disable 0\nunder_oom 1\noom_kill 3\n", "oom_kill"), 3);
         assert_eq!(value_of("oom 9\noom_kill 2\noom_group_kill 5\n", "oom_kill"), 2);
@@ -257,6 +282,7 @@ mod tests {
         fn no_text_makes_the_parsers_fail(text in "[ -~\n]{0,400}") {
             memory_stat(&text);
             cpu_v2(&text);
+            user_and_system(&text);
             value_of(&text, "oom_kill");
             parse_limit(&text);
         }
