@@ -30,10 +30,6 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long SIGKILL may take.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How many containers' metrics are read by one task: enough that the task itself costs little of it, few enough that
-/// all processors share the work for many.
-const METRICS_OF_ONE_TASK: usize = 64;
-
 /// Containers on this host.
 pub struct LinuxBackend {
     pub(crate) host: Arc<Host>,
@@ -96,12 +92,6 @@ impl LinuxBackend {
             .and_then(|result| result)
             .map_err(wire)?;
         Ok(())
-    }
-
-    async fn metrics_of(&self, handle: &str) -> Result<Metrics> {
-        let container = self.container(handle)?;
-        let host = Arc::clone(&self.host);
-        blocking(move || telemetry::metrics(&host, &container)).await.and_then(|result| result).map_err(wire)
     }
 
     fn info_of(&self, handle: &str) -> Result<Arc<Document<ContainerInfo>>> {
@@ -226,22 +216,12 @@ impl Backend for LinuxBackend {
     }
 
     async fn metrics(&self, handle: &str) -> Result<Metrics> {
-        self.metrics_of(handle).await
+        telemetry::metrics(&self.host, self.container(handle)?).await.map_err(wire)
     }
 
     async fn bulk_metrics(&self, handles: &[String]) -> Result<BulkMetrics> {
-        let tasks = handles.chunks(METRICS_OF_ONE_TASK).map(|handles| {
-            let found: Vec<_> =
-                handles.iter().map(|handle| (handle.clone(), self.container(handle))).collect();
-            let host = Arc::clone(&self.host);
-            blocking(move || {
-                let metrics = |container: Arc<Container>| telemetry::metrics(&host, &container).map_err(wire);
-                let each = found.into_iter();
-                each.map(|(handle, container)| (handle, container.and_then(metrics))).collect::<Vec<_>>()
-            })
-        });
-        let parts = futures_util::future::try_join_all(tasks).await.map_err(wire)?;
-        Ok(parts.into_iter().flatten().collect())
+        let found = handles.iter().map(|handle| (handle.clone(), self.container(handle))).collect();
+        telemetry::bulk_metrics(&self.host, found).await.map_err(wire)
     }
 
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {

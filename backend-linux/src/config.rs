@@ -75,6 +75,8 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     /// Whether containers may reach the host.
     pub allow_host_access: bool,
+    /// Whether metrics tell what the containers' links have carried.
+    pub container_metrics: bool,
 }
 
 impl Default for Config {
@@ -112,6 +114,7 @@ impl Default for NetworkConfig {
             port_pool_size: 4534,
             mtu: None,
             allow_host_access: false,
+            container_metrics: false,
         }
     }
 }

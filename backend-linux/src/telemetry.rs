@@ -2,20 +2,62 @@
 
 use std::{
     fs,
-    sync::{PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::SystemTime,
 };
 
-use protocol::{Capacity, DiskStat, Metrics, Sample, SampleKind};
+use futures_util::future::try_join_all;
+use protocol::{BulkMetrics, Capacity, DiskStat, Metrics, Sample, SampleKind};
 
 use crate::{
-    container::{Container, Error, Host, State},
+    backend::wire,
+    container::{Container, Error, Host, State, blocking},
     entitlement::entitlement_ns,
+    network::Traffic,
     slots::{Slot, Slots},
 };
 
-/// What one container uses. Blocks for a few small files.
-pub fn metrics(host: &Host, container: &Container) -> Result<Metrics, Error> {
+/// How many containers' metrics are read by one task: enough that the task itself costs little of it, few enough that
+/// all processors share the work for many.
+const METRICS_OF_ONE_TASK: usize = 64;
+
+/// What one container uses.
+pub async fn metrics(host: &Arc<Host>, container: Arc<Container>) -> Result<Metrics, Error> {
+    let host = Arc::clone(host);
+    blocking(move || metrics_beside(&host, &container, traffic(&host)?.as_ref())).await?
+}
+
+/// What many use, by handle; a container that was not found has an error in its place already.
+pub async fn bulk_metrics(
+    host: &Arc<Host>,
+    found: Vec<(String, protocol::Result<Arc<Container>>)>,
+) -> Result<BulkMetrics, Error> {
+    let asked = Arc::clone(host);
+    let all_traffic = blocking(move || traffic(&asked)).await??.map(Arc::new);
+    let mut found = found.into_iter().peekable();
+    let mut tasks = Vec::new();
+    while found.peek().is_some() {
+        let part: Vec<_> = found.by_ref().take(METRICS_OF_ONE_TASK).collect();
+        let (host, traffic) = (Arc::clone(host), all_traffic.clone());
+        tasks.push(blocking(move || {
+            let metrics = |container: Arc<Container>| {
+                metrics_beside(&host, &container, traffic.as_deref()).map_err(wire)
+            };
+            let each = part.into_iter();
+            each.map(|(handle, container)| (handle, container.and_then(metrics))).collect::<Vec<_>>()
+        }));
+    }
+    Ok(try_join_all(tasks).await?.into_iter().flatten().collect())
+}
+
+/// What all links have carried; none where nobody wants to know.
+fn traffic(host: &Host) -> Result<Option<Traffic>, Error> {
+    Ok(host.config.network.container_metrics.then(Traffic::read).transpose()?)
+}
+
+/// What one container uses, with its part of the traffic. Blocks for a few small files.
+fn metrics_beside(host: &Host, container: &Container, traffic: Option<&Traffic>) -> Result<Metrics, Error> {
+    let network = traffic.and_then(|traffic| traffic.of(container.lease.assignment()));
     let (memory, cpu, pid) = host.cgroups.metrics(&container.handle)?;
     let disk = *container.disk.lock().unwrap_or_else(PoisonError::into_inner);
     let record = container.record();
@@ -29,7 +71,7 @@ pub fn metrics(host: &Host, container: &Container) -> Result<Metrics, Error> {
         exclusive_bytes_used: disk.bytes,
         exclusive_inodes_used: disk.inodes,
     };
-    Ok(Metrics { memory, cpu, disk, network: None, pid, age, cpu_entitlement_ns })
+    Ok(Metrics { memory, cpu, disk, network, pid, age, cpu_entitlement_ns })
 }
 
 /// The memory of this host; 0 where it does not say.

@@ -19,6 +19,7 @@ mod pool;
 mod reaper;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::{
     collections::HashSet,
@@ -36,6 +37,7 @@ pub use error::Error;
 pub use forwarding::state_directory;
 pub use lease::{Assignment, Lease};
 pub use pool::Error as PoolError;
+pub use traffic::Traffic;
 
 use crate::NetworkConfig;
 use egress::Egress;

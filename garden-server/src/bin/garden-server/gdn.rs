@@ -49,7 +49,6 @@ const NOT_YET: &[&str] = &[
     "disable-swap-limit",
     "dns-server",
     "docker-registry",
-    "enable-container-network-metrics",
     "enable-cpu-throttling",
     "firewall",
     "insecure-docker-registry",

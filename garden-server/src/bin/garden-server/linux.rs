@@ -37,6 +37,7 @@ fn config(options: &Options) -> Result<Config, String> {
     network.port_pool_size = options.port_pool_size;
     network.mtu = options.mtu;
     network.allow_host_access = options.allow_host_access;
+    network.container_metrics = options.enable_container_network_metrics;
     Ok(config)
 }
 

@@ -262,6 +262,9 @@ pub(crate) struct Options {
     /// MTU of the containers' links [default: that of the egress interface, 1500 at most].
     #[arg(long, value_name = "BYTES", env = "GARDEN_MTU", global = true, help_heading = "Network")]
     pub(crate) mtu: Option<u32>,
+    /// Metrics tell what a container has received and sent.
+    #[arg(long, env = "GARDEN_ENABLE_CONTAINER_NETWORK_METRICS", global = true, help_heading = "Network")]
+    pub(crate) enable_container_network_metrics: bool,
 
     /// For tests of recovery.
     #[arg(long, value_name = "N", hide = true, global = true)]
