@@ -18,11 +18,15 @@ use crate::{
 /// They all go to the container's init in one message, with a few others.
 const MAX_BIND_MOUNTS: usize = 200;
 
-/// A random name.
+/// A random name, of the shape that a UUID of version 4 has.
 pub fn generated(what: &str) -> Result<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
-    id.map(|id| id.trim_end().to_owned())
-        .map_err(|error| Error::Failed { message: format!("cannot make up a {what}: {error}") })
+    let mut bytes = [0_u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Error::Failed { message: format!("cannot make up a {what}: {error}") })?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
 }
 
 /// Refuses what this version cannot do, rather than leave it out in silence.
@@ -130,4 +134,17 @@ pub fn run_request(container: &Container, mut spec: ProcessSpec) -> Result<(RunR
         }),
     };
     Ok((request, own))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn generated_names_are_uuids_and_differ() {
+        let name = super::generated("handle").unwrap();
+        let groups: Vec<usize> = name.split('-').map(str::len).collect();
+        assert_eq!(groups, [8, 4, 4, 4, 12], "{name}");
+        assert!(name.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit()), "{name}");
+        assert_eq!(&name[14..15], "4", "{name}");
+        assert_ne!(name, super::generated("handle").unwrap());
+    }
 }

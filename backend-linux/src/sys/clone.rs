@@ -44,7 +44,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Makes a child process, in new namespaces and in another cgroup (v2) if asked; with `CLONE_PARENT` a sibling. Refused while this process has more
 /// than one thread: the child would be left with their locks.
 pub fn fork(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    // A directory has two links, and one for each directory in it: this one has one for each thread.
+    if std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata("/proc/self/task")?) != 3 {
         return Err(io::Error::other("fork in a process with several threads"));
     }
     let mut pidfd: libc::c_int = -1;
