@@ -55,7 +55,8 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     let ids = Ids::new(&config.ids).map_err(container::Error::from)?;
     let opening = config.clone();
     let opened = blocking(move || -> Result<_, Error> {
-        let init = InitBinary::load(&init_binary(&opening)?).map_err(container::Error::from)?;
+        let init =
+            InitBinary::load(&init_binary(&opening)?, &opening.defences).map_err(container::Error::from)?;
         let depot = Depot::open(&opening.depot, opening.die_at_record_write)?;
         let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
         let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules).map_err(container::Error::from)?;
@@ -65,7 +66,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     if !cgroups.missing().is_empty() {
         tracing::warn!(missing = ?cgroups.missing(), "cgroup controllers that this host lacks: no such limits");
     }
-    let network = Network::start(&config.network, &config.tag, &network_state()?).await;
+    let network = Network::start(&config.network, &config.tag, &network_state()?, &config.defences).await;
     let network = network.map_err(container::Error::from)?;
     let open_files = raise_descriptor_limit();
     let trash = tokio::sync::Notify::new();

@@ -10,14 +10,24 @@ use serde::{Deserialize, Serialize};
 pub enum Defence {
     /// Processes have no more capabilities than those of their kind.
     Capabilities,
+    /// Processes have no descriptors but their standard streams.
+    ClosedDescriptors,
     /// Processes have no devices but those of the list.
     Devices,
     /// Files of /proc and /sys that tell about the host are covered.
     MaskedPaths,
+    /// Nobody traces a process that has not executed a program of the container's yet, nor looks at it in /proc.
+    NotDumpable,
+    /// What is mounted on the host later does not appear in a container, nor the other way round.
+    PrivateMounts,
     /// Files of /proc that act on the host are read-only.
     ReadOnlyPaths,
+    /// What a supervisor executes is a copy in memory that nobody can write to.
+    SealedInit,
     /// System calls that reach beyond a container are refused.
     Seccomp,
+    /// Packets leave a container under its own address only.
+    SourceAddress,
 }
 
 /// The defences of a container: all of them.
@@ -33,7 +43,13 @@ impl Defences {
     /// All but one.
     #[cfg(debug_assertions)]
     pub fn without(defence: Defence) -> Defences {
-        Defences { without: vec![defence] }
+        Defences::without_all(&[defence])
+    }
+
+    /// All but these: some attacks are stopped by more than one.
+    #[cfg(debug_assertions)]
+    pub fn without_all(defences: &[Defence]) -> Defences {
+        Defences { without: defences.to_vec() }
     }
 
     /// Whether containers have this one.

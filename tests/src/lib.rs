@@ -7,11 +7,13 @@
 //! - [`raw`]: the wire by hand; [`soak`]: many processes that end at once, read late.
 //! - [`fuzz`]: any bytes on a connection; the other fuzz targets are in the crates of the parsers.
 //! - [`system_calls`]: a program that makes any system call, for processes to execute.
+//! - [`attack`]: attempts to break out of a container.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod address;
+pub mod attack;
 pub mod behaviours;
 pub mod columns;
 pub mod files;

@@ -9,6 +9,7 @@ use tests::behaviours;
 const CONFORMANCE: &str = include_str!("../../docs/CONFORMANCE.md");
 const BEHAVIOUR: &str = include_str!("../../docs/BEHAVIOUR.md");
 const BEHAVIOUR_TESTS: &str = include_str!("../../docs/BEHAVIOUR-TESTS.md");
+const DEFENCES: &str = include_str!("../../docs/DEFENCES.md");
 
 #[test]
 fn the_conformance_table_has_a_row_for_each_behaviour() {
@@ -106,6 +107,12 @@ fn has_test(source: &str, name: &str) -> bool {
     })
 }
 
+fn file_has_test(file: &str, name: &str) -> bool {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let source = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    has_test(&source, name)
+}
+
 #[test]
 fn each_sentence_of_the_contract_is_listed_once_in_its_order() {
     let listed: Vec<_> =
@@ -120,7 +127,6 @@ fn each_sentence_of_the_contract_is_listed_once_in_its_order() {
 
 #[test]
 fn what_is_said_to_hold_a_sentence_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     for Entry { sentence, holds, .. } in entries(BEHAVIOUR_TESTS) {
         assert!(!holds.is_empty(), "nothing is listed under: {sentence}");
         for item in holds {
@@ -130,15 +136,58 @@ fn what_is_said_to_hold_a_sentence_is_there() {
             let name = item.strip_prefix('`').and_then(|item| item.strip_suffix('`'));
             let name = name.unwrap_or_else(|| panic!("neither `a test` nor \"not yet: what\": {item}"));
             let there = match name.split_once(": ") {
-                Some((file, test)) => {
-                    let source =
-                        fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-                    has_test(&source, test)
-                }
+                Some((file, test)) => file_has_test(file, test),
                 None => behaviours::ALL.contains(&name),
             };
             assert!(there, "there is no test {name}, which is said to hold: {sentence}");
         }
+    }
+}
+
+/// The cells of the table of attacks, without its heading.
+fn attacks() -> Vec<Vec<&'static str>> {
+    let rows = DEFENCES.lines().filter(|line| line.starts_with("| ")).skip(1);
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
+}
+
+#[test]
+fn each_attack_has_tests_and_each_attempt_to_break_out_is_listed() {
+    let mut listed = BTreeSet::new();
+    for row in attacks() {
+        let [attack, _, tests, _] = row.as_slice() else { panic!("not four columns: {row:?}") };
+        for test in tests.split(", ") {
+            let name = test.strip_prefix('`').and_then(|test| test.strip_suffix('`'));
+            let (file, name) = name.and_then(|name| name.split_once(": ")).expect("`file: test`");
+            assert!(
+                file_has_test(file, name),
+                "there is no test {name} in {file}, which is said to make: {attack}"
+            );
+            listed.insert(name);
+        }
+    }
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for entry in fs::read_dir(directory).expect("the tests").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("breakout") {
+            let source = fs::read_to_string(entry.path()).expect("a test");
+            for name in source.lines().filter_map(|line| line.strip_prefix("fn ")?.split_once('(')) {
+                let (name, _) = name;
+                assert!(listed.contains(name) || !has_test(&source, name), "docs/DEFENCES.md lacks {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn each_defence_that_can_be_left_out_is_left_out_for_an_attack() {
+    let source = include_str!("../../backend-linux/src/defence.rs");
+    let (_, variants) = source.split_once("pub enum Defence {").expect("the defences");
+    let (variants, _) = variants.split_once('}').expect("their end");
+    for name in variants.lines().filter_map(|line| line.trim().strip_suffix(',')) {
+        let named = format!("`{name}`");
+        assert!(
+            attacks().iter().any(|row| row[3].contains(&named)),
+            "no attack is seen to succeed without {name}"
+        );
     }
 }
 

@@ -74,7 +74,10 @@ pub fn become_user(user: &User, confinement: &Confinement<'_>) -> io::Result<()>
     set_capabilities(None, CapabilitySets { effective: own, permitted: own, inheritable })?;
     // Again: a change of ids makes of it what the host's fs.suid_dumpable says. Until it executes a program this is a
     // copy of the supervisor, and nobody inside may trace it or look at it in /proc.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    set_dumpable_behavior(match defences.have(Defence::NotDumpable) {
+        true => DumpableBehavior::NotDumpable,
+        false => DumpableBehavior::Dumpable,
+    })?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{ApartRequest, Failure, FailureKind, RunRequest},
+    supervisor::{ApartRequest, Defence, Failure, FailureKind, RunRequest},
     sys::{close_from_at_exec, reset_signals},
 };
 use nix::{errno::Errno, unistd::execve};
@@ -68,7 +68,9 @@ fn execute(
         Ok(())
     };
     set_up().map_err(|error| Failure::other(format!("set up the standard streams: {error}")))?;
-    close_from_at_exec(3).map_err(|error| Failure::other(format!("close descriptors: {error}")))?;
+    if container.defences.have(Defence::ClosedDescriptors) {
+        close_from_at_exec(3).map_err(|error| Failure::other(format!("close descriptors: {error}")))?;
+    }
     inside.become_root()?;
     let directory = working_directory(request, &inside);
     inside.make_directory(Path::new(&directory))?;

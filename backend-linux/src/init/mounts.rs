@@ -10,7 +10,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Bind, Failure, Rootfs, StartRequest},
+    supervisor::{Bind, Defence, Failure, Rootfs, StartRequest},
     sys::idmap_mount,
 };
 use nix::sched::{CloneFlags, setns, unshare};
@@ -40,7 +40,11 @@ pub struct Outside {
 
 /// Makes what depends on the request.
 pub fn prepare(request: &StartRequest, userns: Option<BorrowedFd<'_>>) -> Result<Outside, Failure> {
-    in_private_mount_namespace(|| {
+    let all_private = match request.defences.have(Defence::PrivateMounts) {
+        true => MountPropagationFlags::REC,
+        false => MountPropagationFlags::empty(),
+    };
+    in_private_mount_namespace(all_private, || {
         let Rootfs::Overlay { lower, upper, work } = &request.rootfs;
         let root = overlay(lower, upper, work, &request.mount_point, userns)?;
         let own = OwnFiles::new(&request.mount_point)?;
@@ -54,12 +58,16 @@ pub fn prepare(request: &StartRequest, userns: Option<BorrowedFd<'_>>) -> Result
 }
 
 /// Runs `make` in a mount namespace of its own, so that what it mounts on the way is never seen on the host, and the
-/// host's mounts are not pinned afterwards.
-fn in_private_mount_namespace<T>(make: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+/// host's mounts are not pinned afterwards. `depth` says whether that holds for all mounts or for the root alone: what is
+/// cloned of one for which it does not goes on to share what is mounted on it with the host.
+fn in_private_mount_namespace<T>(
+    depth: MountPropagationFlags,
+    make: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let host = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| fail("open the host's mount namespace", error))?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| fail("new mount namespace", error))?;
-    let made = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+    let made = mount_change("/", MountPropagationFlags::PRIVATE | depth)
         .map_err(|error| fail("make / private", error))
         .and_then(|()| make());
     setns(&host, CloneFlags::CLONE_NEWNS)
@@ -173,7 +181,7 @@ pub fn terminals((user, group): (u32, u32), tty_group: u32) -> Result<OwnedFd, F
     let tty_group = tty_group.to_string();
     let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", tty_group.as_str()), ("max", "1024")];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    in_private_mount_namespace(|| {
+    in_private_mount_namespace(MountPropagationFlags::REC, || {
         let make = || -> io::Result<OwnedFd> {
             let devpts = file_system("devpts", &options, attributes)?;
             let (uid, gid) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));

@@ -39,7 +39,7 @@ pub use lease::{Assignment, Lease};
 pub use pool::Error as PoolError;
 pub use traffic::Traffic;
 
-use crate::NetworkConfig;
+use crate::{Defence, Defences, NetworkConfig};
 use egress::Egress;
 use firewall::Policy;
 use kernel::Kernel;
@@ -89,7 +89,12 @@ pub struct Usage {
 impl Network {
     /// Sets up what all containers share: the fixed chains of the firewall, and forwarding (`state_dir`, the same for
     /// every server of a network namespace, is where it is noted that forwarding was off). What an earlier server left stays in effect until [`sweep`](Network::sweep).
-    pub async fn start(config: &NetworkConfig, tag: &str, state_dir: &Path) -> Result<Network, Error> {
+    pub async fn start(
+        config: &NetworkConfig,
+        tag: &str,
+        state_dir: &Path,
+        defences: &Defences,
+    ) -> Result<Network, Error> {
         check_tag(tag)?;
         let egress = egress::discover().await?;
         let subnets = SubnetPool::new(config.pool, egress.map(|egress| egress.address))?;
@@ -101,6 +106,7 @@ impl Network {
         let policy = Policy {
             pool: config.pool,
             allow_host_access: config.allow_host_access,
+            check_sources: defences.have(Defence::SourceAddress),
             link_prefix: prefix.clone(),
             ipv6: host_has_ipv6,
         };

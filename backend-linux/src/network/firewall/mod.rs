@@ -45,6 +45,8 @@ pub struct Policy {
     pub pool: Ipv4Network,
     /// Whether containers may reach the host.
     pub allow_host_access: bool,
+    /// Whether what comes from a link must have its container's address.
+    pub check_sources: bool,
     /// The beginning of every host-side link's name, and of no other link's.
     pub link_prefix: String,
     /// Whether the kernel has IPv6, which is to be closed then.

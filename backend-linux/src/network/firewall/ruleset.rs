@@ -55,19 +55,14 @@ fn chains(policy: &Policy) -> Vec<Chain> {
     if !policy.allow_host_access {
         input.push(vec![ours(Side::In, true), Expr::Reject]);
     }
+    // The host reaches mapped ports by its loopback because our links route it (route_localnet). Others must not reach
+    // what listens on the loopback through that: CVE-2020-8558.
+    let mut raw = vec![vec![Expr::NotFromLoopback, Expr::Destination(loopback), Expr::Drop]];
+    if policy.check_sources {
+        raw.push(vec![ours(Side::In, true), bound(Side::In, false), Expr::Drop]);
+    }
     vec![
-        Chain {
-            name: "raw-prerouting",
-            kind: "filter",
-            hook: Hook::Prerouting,
-            priority: RAW,
-            rules: vec![
-                // The host reaches mapped ports by its loopback because our links route it (route_localnet). Others
-                // must not reach what listens on the loopback through that: CVE-2020-8558.
-                vec![Expr::NotFromLoopback, Expr::Destination(loopback), Expr::Drop],
-                vec![ours(Side::In, true), bound(Side::In, false), Expr::Drop],
-            ],
-        },
+        Chain { name: "raw-prerouting", kind: "filter", hook: Hook::Prerouting, priority: RAW, rules: raw },
         Chain {
             name: "nat-prerouting",
             kind: "nat",

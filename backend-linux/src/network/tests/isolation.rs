@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    NetworkConfig,
+    Defences, NetworkConfig,
     network::{
         Network,
         tests::world::{Container, Namespace, PATIENCE, TAG, on_host},
@@ -134,7 +134,7 @@ fn the_hosts_loopback_is_closed_to_containers_even_where_the_host_is_open() {
         world.host.show(&["nft", "flush", "chain", "ip", &format!("garden-{TAG}"), "raw-prerouting"]);
         client.send_to(b"second", (loopback, 53)).unwrap();
         assert_eq!(receive(&server), "second");
-        drop(Network::start(&NetworkConfig::default(), TAG, state_dir).await.unwrap());
+        drop(Network::start(&NetworkConfig::default(), TAG, state_dir, &Defences::default()).await.unwrap());
         assert!(world.host.show(&["nft", "list", "ruleset"]).contains("127.0.0.0/8 drop"));
     });
 }

@@ -9,7 +9,7 @@ use std::{
 use protocol::NetIn;
 
 use crate::{
-    NetworkConfig,
+    Defences, NetworkConfig,
     network::{
         Network,
         tests::world::{Container, Namespace, PATIENCE, TAG, World, on_host},
@@ -168,7 +168,7 @@ fn a_new_server_adopts_what_records_own_and_sweeps_the_rest() {
         world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
 
         let config = NetworkConfig::default();
-        let next = Network::start(&config, TAG, state_dir).await.unwrap();
+        let next = Network::start(&config, TAG, state_dir, &Defences::default()).await.unwrap();
         // Nothing is interrupted before the records are read.
         assert!(world.outside.ask(world.host_address, port).is_ok());
         let ports = vec![NetIn { host_port: port, container_port: 8080 }];
@@ -201,7 +201,8 @@ fn a_table_of_another_shape_is_replaced() {
         ] {
             world.host.show(&["nft", command]);
         }
-        let next = Network::start(&NetworkConfig::default(), TAG, state_dir).await.unwrap();
+        let next =
+            Network::start(&NetworkConfig::default(), TAG, state_dir, &Defences::default()).await.unwrap();
         let lease = next.adopt(container.lease.assignment(), &[]).unwrap();
         next.sweep(vec![(lease.assignment().clone(), vec![])]).await.unwrap();
         world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");

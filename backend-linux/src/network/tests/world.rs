@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use protocol::NetIn;
 
 use crate::{
-    NetworkConfig,
+    Defences, NetworkConfig,
     network::{
         Network,
         lease::{Assignment, Lease},
@@ -162,7 +162,7 @@ pub fn on_host(config: NetworkConfig, test: impl AsyncFnOnce(&World, &Network, &
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             runtime.block_on(async {
-                let network = Network::start(&config, TAG, &state).await.unwrap();
+                let network = Network::start(&config, TAG, &state, &Defences::default()).await.unwrap();
                 test(&inside, &network, &state).await;
                 drop(network);
                 Network::cleanup(TAG, &state).await.unwrap();

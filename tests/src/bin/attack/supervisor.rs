@@ -1,0 +1,128 @@
+//! A supervisor that has gone over to the other side: it answers the server with what hurts the most.
+//!
+//! What it does is the last word of its own file, since a server gives a supervisor neither arguments nor environment.
+
+use std::{
+    error::Error,
+    fs::{self, File},
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use backend_linux::supervisor::{Reply, Request, recv, send};
+use nix::sched::{CloneFlags, unshare};
+use rustix::{
+    fs::{MemfdFlags, ftruncate, memfd_create},
+    net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, accept,
+        sendmsg, socket_with,
+    },
+    pipe::pipe,
+};
+
+/// As the real ones have it.
+const VERSION: u8 = 1;
+const IN_MEMFD: u8 = 1;
+const RING_BYTES: u64 = 4096 + 16 * 1024 * 1024;
+
+/// Serves for as long as the server asks.
+pub fn serve() -> Result<(), Box<dyn Error>> {
+    let own = fs::read("/proc/self/exe")?;
+    let word = own.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let word = String::from_utf8_lossy(word).into_owned();
+    let server = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut listener = None;
+    while let Some((request, mut fds)) = recv::<Request>(&server)? {
+        match request {
+            Request::Prepare(_) => prepare(&server, &word)?,
+            Request::Start(_) => {
+                send(&server, &Reply::Started, &[])?;
+                listener = fds.pop();
+                break;
+            }
+            _ => return Err("neither prepared nor started".into()),
+        }
+    }
+    let listener = listener.ok_or("never started")?;
+    loop {
+        let connection = accept(&listener)?;
+        match recv::<Request>(&connection)? {
+            Some((Request::Run(_), _)) => run(&connection, &word)?,
+            Some((Request::List, _)) => {
+                send(&connection, &Reply::Processes { processes: Vec::new() }, &[])?;
+            }
+            Some((Request::Shutdown, _)) => return Ok(send(&connection, &Reply::Done, &[])?),
+            Some(_) => send(&connection, &Reply::Done, &[])?,
+            None => {}
+        }
+    }
+}
+
+fn prepare(server: &OwnedFd, word: &str) -> Result<(), Box<dyn Error>> {
+    match word {
+        "no-namespaces" => send(server, &Reply::Namespaces, &[])?,
+        "not-namespaces" => {
+            let null = File::open("/dev/null")?;
+            send(server, &Reply::Namespaces, &[null.as_fd(), null.as_fd()])?;
+        }
+        "out-of-turn" => send(server, &Reply::Exited { status: 0 }, &[])?,
+        "too-long" => {
+            let file = File::from(memfd_create("message", MemfdFlags::CLOEXEC)?);
+            // Sparse: what it takes is taken by whoever reads it.
+            ftruncate(&file, 1 << 40)?;
+            packet(server, &[VERSION, IN_MEMFD], &[file.as_fd()])?;
+        }
+        // Reading it would wait for ever.
+        "pipe" => {
+            let (reader, writer) = pipe()?;
+            packet(server, &[VERSION, IN_MEMFD], &[reader.as_fd()])?;
+            std::mem::forget(writer);
+        }
+        "no-message" => packet(server, &[VERSION, 0, b'{'], &[])?,
+        "version" => packet(server, &[VERSION + 1, 0, b'{', b'}'], &[])?,
+        _ => {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+            let namespace = File::open("/proc/self/ns/net")?;
+            send(server, &Reply::Namespaces, &[namespace.as_fd(), netlink.as_fd()])?;
+        }
+    }
+    Ok(())
+}
+
+fn run(connection: &OwnedFd, word: &str) -> Result<(), Box<dyn Error>> {
+    let memfd = || -> io::Result<OwnedFd> {
+        let memfd = memfd_create("ring", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&memfd, RING_BYTES)?;
+        Ok(memfd)
+    };
+    let (reader, writer) = pipe()?;
+    let ring = match word {
+        "ring-can-shrink" => memfd()?,
+        "ring-is-pipe" => reader.try_clone()?,
+        _ => File::open("/proc/self/exe")?.into(),
+    };
+    let fds: &[BorrowedFd<'_>] = match word {
+        "no-descriptors" => &[],
+        "few-descriptors" => &[reader.as_fd(), writer.as_fd()],
+        _ => &[ring.as_fd(), ring.as_fd(), reader.as_fd(), writer.as_fd(), writer.as_fd()],
+    };
+    send(connection, &Reply::Running, fds)?;
+    if word == "ring-can-shrink" {
+        // Whoever looks at a page that is gone is killed.
+        ftruncate(&ring, 0)?;
+    }
+    Ok(())
+}
+
+/// A packet that no honest supervisor sends.
+fn packet(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Box<dyn Error>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err("no room for the descriptors".into());
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
