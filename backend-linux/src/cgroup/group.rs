@@ -13,7 +13,11 @@ use rustix::io::Errno;
 
 use crate::name;
 
-use super::{Cgroups, Devices, Error, Leaf, Place, Result, detect::copy_cpuset, members, settings};
+use super::{
+    Cgroups, Devices, Error, Leaf, Place, Result,
+    detect::{V1_CPUSET, copy_cpuset},
+    members, settings,
+};
 
 /// Between two tries to remove a busy group: at first, and at most. The kernel tells nobody when a v1 group empties.
 const RETRY_FIRST: Duration = Duration::from_micros(200);
@@ -43,7 +47,7 @@ impl Cgroups {
         for v1 in &self.v1 {
             let group = v1.base.join(directory);
             make_new_group(&group)?;
-            if v1.controllers.iter().any(|controller| controller == "cpuset") {
+            if v1.controllers.iter().any(|controller| controller == V1_CPUSET) {
                 copy_cpuset(&group)?;
             }
         }

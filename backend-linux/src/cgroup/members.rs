@@ -5,8 +5,6 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::Path,
-    thread,
-    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -17,13 +15,11 @@ use rustix::{
 use crate::name;
 
 use super::{
-    Cgroups, Error, Result,
+    Cgroups, Error, Place, Result,
     group::{children, gone, write},
 };
 
-/// How long a v1 group may take to stand still before its processes are killed moving.
-const FREEZE: Duration = Duration::from_millis(100);
-/// Rounds of killing moving processes; each must outrun what they fork meanwhile.
+/// Rounds of killing the processes of a v1 group; where forks are not refused, each must outrun them.
 const ROUNDS: usize = 50;
 
 impl Cgroups {
@@ -56,37 +52,18 @@ impl Cgroups {
         if self.v1.is_empty() {
             return Ok(());
         }
-        let freezer = self.v1.iter().find(|v1| v1.controllers.iter().any(|held| held == "freezer"));
-        let freezer = freezer.map(|v1| v1.base.join(directory));
-        // Frozen processes cannot fork. They take the signal when they thaw.
-        if let Some(group) = &freezer {
-            freeze(group);
-        }
-        let mut killed = Ok(());
-        for v1 in &self.v1 {
-            let one = kill_members(&v1.base.join(directory));
-            killed = killed.and(one);
-        }
-        if let Some(group) = &freezer {
-            match write(&group.join("freezer.state"), "THAWED") {
-                Err(Error::Write { source, .. }) if gone(&source) => {}
-                result => killed = killed.and(result),
-            }
-        }
-        killed
+        let held = self.refuse_forks(directory);
+        let killed = self.v1.iter().map(|v1| kill_members(&v1.base.join(directory)));
+        killed.fold(held, Result::and)
     }
-}
 
-/// Stops a v1 freezer group and waits a little until it stands still. Best effort: a process in the kernel's hands
-/// cannot be frozen, and is killed all the same.
-fn freeze(group: &Path) {
-    let state = group.join("freezer.state");
-    if write(&state, "FROZEN").is_err() {
-        return;
-    }
-    let deadline = Instant::now() + FREEZE;
-    while fs::read_to_string(&state).is_ok_and(|text| text.trim() != "FROZEN") && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(1));
+    /// From now on no process of a container makes another one, where there is the pids controller.
+    pub(super) fn refuse_forks(&self, directory: &str) -> Result<()> {
+        let Some(Place::V1(base) | Place::V2(base)) = self.place("pids") else { return Ok(()) };
+        match write(&base.join(directory).join("pids.max"), "0") {
+            Err(Error::Write { source, .. }) if gone(&source) => Ok(()),
+            result => result,
+        }
     }
 }
 

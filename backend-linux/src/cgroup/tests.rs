@@ -115,6 +115,27 @@ fn a_fork_bomb_is_held_and_killed() {
 }
 
 #[test]
+fn what_is_about_to_be_killed_makes_no_more_processes() {
+    let Some(cgroups) = own() else { return };
+    let statuses = ["free", "held"].map(|name| {
+        cgroups.create(name, &Limits::default(), Devices::Listed).unwrap();
+        let directory = name::directory(name);
+        let Some(Place::V1(base) | Place::V2(base)) = cgroups.place("pids") else { panic!("no pids") };
+        let group = base.join(&directory);
+        // A group below is the sign to go on, which a shell sees without another process.
+        let fork = format!("until [ -d '{}' ]; do :; done; (:); exit 0", group.join("go").display());
+        let mut child = enter(&cgroups.entry(name, Leaf::Main), &fork);
+        if name == "held" {
+            cgroups.refuse_forks(&directory).unwrap();
+        }
+        std::fs::create_dir(group.join("go")).unwrap();
+        child.wait().unwrap().code()
+    });
+    assert_eq!(statuses[0], Some(0));
+    assert_ne!(statuses[1], Some(0), "it made another process");
+}
+
+#[test]
 fn a_process_over_its_memory_is_killed_and_counted() {
     let Some(cgroups) = own() else { return };
     cgroups.create("fat", &limits(), Devices::Listed).unwrap();

@@ -20,7 +20,7 @@ use crate::netlink::{Batch, Netlink};
 const ROOT: u32 = 4294967294;
 const SET: &str = "here";
 /// The controllers of cgroup v1 that a container needs.
-const CONTROLLERS: [&str; 7] = ["memory", "pids", "cpu", "cpuacct", "devices", "freezer", "blkio"];
+const CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "devices"];
 
 /// How long the parts of a life took.
 pub struct Took {
