@@ -9,9 +9,11 @@
 use std::{
     env, fs,
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    process::Command,
 };
 
 use backend_linux::{Defence, Defences};
+use protocol::{FilesQuery, ProcessSpec};
 use rustix::{
     fs::{Mode, OFlags, open},
     io::{FdFlags, fcntl_setfd},
@@ -19,9 +21,10 @@ use rustix::{
 use tests::{
     attack::{attack, attack_on_host, script, shown, supervisor_of, victim},
     columns::{Behaviour, check},
+    files::collect,
     killable::binary,
     linux::{linux, linux_with},
-    world::World,
+    world::{World, end},
 };
 
 const REFUSED: &str = "EPERM: Operation not permitted";
@@ -56,7 +59,9 @@ async fn change_the_supervisors_program(world: &World) {
 fn mode_after_attack(defences: Defences) -> u32 {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("garden-init");
-    fs::copy(binary("garden-init"), &program).unwrap();
+    // By another process: a child that another thread forks meanwhile would have the copy open for writing, and no such
+    // file can be executed.
+    assert!(Command::new("cp").arg(binary("garden-init")).arg(&program).status().expect("cp").success());
     let before = fs::read(&program).unwrap();
     let config = |config: &mut backend_linux::Config| {
         config.init_binary = Some(program.clone());
@@ -144,19 +149,41 @@ fn a_proc_of_the_hosts_leads_an_unprivileged_container_nowhere() {
     });
 }
 
-/// What a container sees of the host through what its processes inherited.
-async fn through_inherited_descriptors(world: &World, privileged: bool) -> (String, String) {
+/// Ways to the host by descriptors that processes inherited: of the program itself, of its working directory before it
+/// is executed (CVE-2024-21626), and of who takes files out.
+struct Leaks {
+    by_program: bool,
+    by_directory: bool,
+    by_stream: bool,
+    /// What setns says to each of them.
+    entered: String,
+}
+
+async fn leaks(world: &World, privileged: bool) -> Leaks {
     let handle = victim(world, |spec| spec.privileged = privileged).await;
     let file = host_file();
     let look = format!("for fd in /proc/self/fd/*; do [ -e $fd{file} ] && echo $fd; done; true");
-    let seen = script(world, &handle, &look).await;
+    let by_program = !script(world, &handle, &look).await.is_empty();
+    let (mut by_directory, mut by_stream) = (false, false);
+    for fd in 3..64 {
+        let path = format!("/proc/self/fd/{fd}");
+        let look =
+            ProcessSpec { dir: path.clone(), ..ProcessSpec::new("ls", [file.trim_start_matches('/')]) };
+        if let Ok(process) = world.backend().run(&handle, look).await {
+            by_directory |= end(process).await.status == 0;
+        }
+        let query = FilesQuery { path: format!("{path}{file}"), ..FilesQuery::default() };
+        if let Ok(out) = world.backend().stream_out(&handle, query).await {
+            by_stream |= collect(out).await.is_ok_and(|tar| !tar.is_empty());
+        }
+    }
     let mut entered = Vec::new();
     for fd in script(world, &handle, "for fd in /proc/self/fd/*; do echo $fd; done").await.lines() {
         if !["0", "1", "2"].iter().any(|own| fd.ends_with(&format!("/{own}"))) {
             entered.push(attack(world, &handle, &["setns", fd, "/proc/self/mountinfo"]).await);
         }
     }
-    (seen, entered.join("\n"))
+    Leaks { by_program, by_directory, by_stream, entered: entered.join("\n") }
 }
 
 #[test]
@@ -171,18 +198,18 @@ fn descriptors_that_the_server_was_started_with_do_not_reach_a_container() {
     without(&[Defence::ClosedDescriptors], |world| {
         Box::pin(async move {
             for privileged in [false, true] {
-                let (seen, entered) = through_inherited_descriptors(world, privileged).await;
-                assert_ne!(seen, "");
-                assert_eq!(entered.contains("entered"), privileged, "{entered}");
+                let leaks = leaks(world, privileged).await;
+                assert!(leaks.by_program && leaks.by_directory && leaks.by_stream);
+                assert_eq!(leaks.entered.contains("entered"), privileged, "{}", leaks.entered);
             }
         })
     });
     check(linux(), |world| {
         Box::pin(async move {
             for privileged in [false, true] {
-                let (seen, entered) = through_inherited_descriptors(world, privileged).await;
-                assert_eq!(seen, "");
-                assert!(!entered.contains("entered"), "{entered}");
+                let leaks = leaks(world, privileged).await;
+                assert!(!leaks.by_program && !leaks.by_directory && !leaks.by_stream);
+                assert!(!leaks.entered.contains("entered"), "{}", leaks.entered);
             }
         })
     });

@@ -10,13 +10,26 @@ use std::{fs, path::PathBuf};
 
 use backend_linux::{Config, Defence, Defences};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use protocol::BindMountMode;
+use protocol::{BindMountMode, ImageRef, ProcessSpec};
 use tests::{
     attack::{script, shown, victim},
     columns::check,
     linux::{linux, linux_with},
-    world::World,
+    world::{World, end},
 };
+
+/// An image of busybox alone.
+fn busybox_image() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    fs::create_dir_all(image.join("bin")).unwrap();
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| fs::exists(path).unwrap());
+    fs::copy(busybox.expect("busybox"), image.join("bin/busybox")).unwrap();
+    for applet in ["sh", "ls", "cat", "wc", "grep", "mv", "mkdir", "ln"] {
+        std::os::unix::fs::symlink("busybox", image.join("bin").join(applet)).unwrap();
+    }
+    (directory, image.display().to_string())
+}
 
 /// A directory of the host on which what is mounted is shared with whoever has a copy, as systemd makes all of them.
 struct Shared(PathBuf);
@@ -166,6 +179,35 @@ fn a_container_does_not_mount_cgroups_to_change_its_own() {
             let handle = victim(world, |_| ()).await;
             let said = script(world, &handle, CHANGE_OWN_CGROUP).await;
             assert!(said.contains("mounted") && !said.contains("writable"), "{said}");
+        })
+    });
+}
+
+#[test]
+fn a_process_with_an_image_of_its_own_is_not_shown_what_is_covered_in_the_container() {
+    check(linux(), |world| {
+        Box::pin(async move {
+            // The server's files are shown to such processes too: root of the container has put something else in
+            // their place.
+            let covered =
+                "[ $(ls -A /sys/firmware | wc -l) = 0 ] && grep -c ' /proc/sys ro,' /proc/self/mountinfo";
+            let (_directory, image) = busybox_image();
+            let handle = victim(world, |spec| spec.rootfs.clone_from(&image)).await;
+            assert_eq!(script(world, &handle, covered).await, "1");
+            let replace =
+                "mv /etc /old && mkdir /etc && ln -s /proc /etc/hosts && ln -s /sys /etc/resolv.conf
+                echo replaced";
+            assert_eq!(script(world, &handle, replace).await, "replaced");
+            let look = "ls -d /etc/hosts/1; ls -d /etc/resolv.conf/kernel; cat /etc/hosts/keys; echo looked";
+            let spec = ProcessSpec {
+                image: ImageRef { uri: image, ..ImageRef::default() },
+                ..ProcessSpec::new("sh", ["-c", look])
+            };
+            let looked = world.backend().run(&handle, spec).await;
+            // Refused, or without them.
+            if let Ok(process) = looked {
+                assert_eq!(end(process).await.text(), "looked\n");
+            }
         })
     });
 }

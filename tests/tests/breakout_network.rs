@@ -7,16 +7,13 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::{
-    fs,
+    io::Write,
     net::UdpSocket,
     os::{
         linux::net::SocketAddrExt,
-        unix::{
-            fs::PermissionsExt,
-            net::{SocketAddr, UnixListener},
-        },
+        unix::net::{SocketAddr, UnixListener},
     },
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -98,9 +95,13 @@ fn keyring_calls(servers: u64) -> Vec<Call> {
 fn on_host(calls: &[Call]) -> Vec<i64> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("calls");
-    fs::write(&path, program(calls)).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    answers(&Command::new(&path).output().expect("the calls").stdout)
+    // Written by another process: a child that another thread forks meanwhile would have it open for writing, and no
+    // such file can be executed.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat > $0 && chmod 755 $0 && exec $0"]).arg(&path);
+    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+    child.stdin.take().unwrap().write_all(&program(calls)).unwrap();
+    answers(&child.wait_with_output().expect("the calls").stdout)
 }
 
 /// Without the filter, which refuses keyctl before the kernel looks at keyrings; or privileged, which has none.

@@ -61,6 +61,7 @@ fn lay_out() -> Result<PathBuf, String> {
         ("garden-server", "garden-server"),
         ("garden-init", "garden-init"),
         ("garden", "garden"),
+        ("attack", "attack"),
         ("demo", "examples/demo"),
     ] {
         strip(&build::binary(Profile::Debug, built)?, &stage.join(name))?;

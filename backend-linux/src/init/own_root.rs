@@ -13,7 +13,7 @@ use nix::{
     unistd::{Gid, Uid, setfsgid, setfsuid},
 };
 use rustix::{
-    fs::{CWD, Mode, OFlags, open},
+    fs::{CWD, FileType, Mode, OFlags, fstat, open},
     mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount},
     thread::{capabilities, set_capabilities},
 };
@@ -32,7 +32,7 @@ const SHARED_FILES: [&str; 2] = ["etc/hosts", "etc/resolv.conf"];
 /// What is shown of the container's own view.
 struct Shared {
     dev: OwnedFd,
-    /// Those that are there: root of the container may have moved them away.
+    /// Those that are there, as files: root of the container may have put something else in their place.
     files: Vec<(&'static str, OwnedFd)>,
     binds: Vec<OwnedFd>,
 }
@@ -62,21 +62,31 @@ pub fn enter(container: &Container, own: &OwnRoot) -> Result<(), Failure> {
 fn shared(own: &OwnRoot) -> view::Outcome<Shared> {
     let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| format!("open the container's root: {error}"))?;
-    let copy = |path: &str, flags: OpenTreeFlags| -> io::Result<Option<OwnedFd>> {
-        let Some(place) = find(&root, Path::new(path), OFlags::empty())? else { return Ok(None) };
-        clone_of(&place, "", flags | OpenTreeFlags::AT_EMPTY_PATH).map(Some)
+    let place = |path: &str| {
+        find(&root, Path::new(path), OFlags::empty())
+            .map_err(|error| format!("look for the container's /{path}: {error}"))
     };
-    let copied = |path: &'static str, flags| {
-        copy(path, flags).map_err(|error| format!("the container's /{path}: {error}"))
+    let copied = |place: &OwnedFd, flags| {
+        clone_of(place, "", flags | OpenTreeFlags::AT_EMPTY_PATH)
+            .map_err(|error| format!("copy what the container shares: {error}"))
     };
-    let dev = copied("dev", OpenTreeFlags::AT_RECURSIVE)?.ok_or("the container has no /dev")?;
+    let dev = place("dev")?.ok_or("the container has no /dev")?;
+    let dev = copied(&dev, OpenTreeFlags::AT_RECURSIVE)?;
     let mut files = Vec::new();
     for path in SHARED_FILES {
-        files.extend(copied(path, OpenTreeFlags::empty())?.map(|file| (path, file)));
+        let Some(place) = place(path)? else { continue };
+        // Of a directory, such as /proc, this would be a copy without what covers its parts.
+        if is_file(&place).map_err(|error| format!("look at the container's /{path}: {error}"))? {
+            files.push((path, copied(&place, OpenTreeFlags::empty())?));
+        }
     }
     let from_container = own.binds.iter().filter(|bind| bind.from_container);
     let binds = from_container.map(|bind| view::own_bind(&root, bind)).collect::<view::Outcome<_>>()?;
     Ok(Shared { dev, files, binds })
+}
+
+fn is_file(place: &OwnedFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(place)?.st_mode).is_file())
 }
 
 /// The root, mounted at its mount point, and detached copies of what the host shows.
