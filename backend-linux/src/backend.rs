@@ -21,7 +21,7 @@ use crate::{
     slots::{Reservation, Slot, Slots},
     spec,
     supervisor::{FailureKind, Request},
-    telemetry,
+    telemetry::{self, Metered},
 };
 
 /// How long processes have between SIGTERM and SIGKILL.
@@ -142,6 +142,7 @@ pub(crate) fn wire(error: container::Error) -> Error {
         | E::Network(_)
         | E::Ids(_)
         | E::Cgroup(_)
+        | E::ProcessExists { .. }
         | E::Supervisor(_)
         | E::Destroy { .. } => Error::failed(&error),
     }
@@ -220,7 +221,15 @@ impl Backend for LinuxBackend {
     }
 
     async fn bulk_metrics(&self, handles: &[String]) -> Result<BulkMetrics> {
-        let found = handles.iter().map(|handle| (handle.clone(), self.container(handle))).collect();
+        let mut apart = None;
+        let find = |handle: &String| {
+            let found = self.container(handle).map(Metered::Container).or_else(|unknown| {
+                let apart = apart.get_or_insert_with(|| telemetry::processes_apart(&self.slots));
+                apart.get(handle).cloned().map(Metered::ProcessOf).ok_or(unknown)
+            });
+            (handle.clone(), found)
+        };
+        let found = handles.iter().map(find).collect();
         telemetry::bulk_metrics(&self.host, found).await.map_err(wire)
     }
 

@@ -1,4 +1,4 @@
-//! What the directories of a container are called: its cgroups, its write layer.
+//! What the directories of a container are called: its cgroups, its write layer, the cgroups of its processes.
 
 use sha2::{Digest, Sha256};
 
@@ -16,9 +16,20 @@ pub fn directory(name: &str) -> String {
     }
 }
 
+/// The directory name of a cgroup of its own of the process `process` of the container `name`; no container's is called
+/// that.
+pub fn process_directory(name: &str, process: &str) -> String {
+    let mut digest = Sha256::new();
+    // With its length, so that the two cannot be divided in another way.
+    digest.update((name.len() as u64).to_le_bytes());
+    digest.update(name);
+    digest.update(process);
+    format!("p-{:x}", digest.finalize())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::directory;
+    use super::{directory, process_directory};
     use proptest::prelude::*;
 
     #[test]
@@ -38,6 +49,15 @@ mod tests {
         #[test]
         fn different_names_get_different_directories(a in ".{0,255}", b in ".{0,255}") {
             prop_assert_eq!(a == b, directory(&a) == directory(&b));
+        }
+
+        #[test]
+        fn different_processes_get_directories_that_no_container_has(
+            a in ".{0,8}", b in ".{0,8}", of_a in ".{0,8}", of_b in ".{0,8}",
+        ) {
+            let (first, second) = (process_directory(&a, &of_a), process_directory(&b, &of_b));
+            prop_assert_eq!((a == b) && (of_a == of_b), first == second);
+            prop_assert!(![directory(&a), directory(&first)].contains(&first));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use protocol::{
     BandwidthLimits, BindMount, BindMountMode, BindMountOrigin, ContainerSpec, DiskLimits, Error,
-    ProcessSpec, Result,
+    ProcessLimits, ProcessSpec, Result,
 };
 
 use crate::{
@@ -84,20 +84,18 @@ pub struct Own {
     pub image: String,
     /// What is shown in its root filesystem.
     pub binds: Vec<Bind>,
+    /// Its limits; none: the container's.
+    pub limits: Option<ProcessLimits>,
 }
 
 /// The process that the supervisor is asked for, and what it has of its own.
 pub fn run_request(container: &Container, mut spec: ProcessSpec) -> Result<(RunRequest, Own)> {
-    let unsupported =
-        |field, what: &str| Err(Error::invalid(field, format!("this version cannot give a process {what}")));
-    if spec.limits.is_some() {
-        return unsupported("limits", "limits of its own: leave them out, and the container's apply");
-    }
     if spec.image.uri.is_empty() && !spec.bind_mounts.is_empty() {
         return Err(Error::invalid("bind_mounts", "only a process with an image of its own has bind mounts"));
     }
     check_binds(&spec.bind_mounts)?;
-    let own = Own { image: std::mem::take(&mut spec.image.uri), binds: binds(&spec.bind_mounts) };
+    let image = std::mem::take(&mut spec.image.uri);
+    let own = Own { image, binds: binds(&spec.bind_mounts), limits: spec.limits };
     if !own.image.is_empty() && spec.dir.is_empty() {
         spec.dir = "/".to_owned();
     }

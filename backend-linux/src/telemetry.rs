@@ -1,13 +1,14 @@
 //! Usage of containers, and what the backend counts about itself.
 
 use std::{
+    collections::HashMap,
     fs,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::SystemTime,
 };
 
 use futures_util::future::try_join_all;
-use protocol::{BulkMetrics, Capacity, DiskStat, Metrics, Sample, SampleKind};
+use protocol::{BulkMetrics, Capacity, CpuLimits, DiskStat, Metrics, Sample, SampleKind};
 
 use crate::{
     backend::wire,
@@ -21,16 +22,38 @@ use crate::{
 /// all processors share the work for many.
 const METRICS_OF_ONE_TASK: usize = 64;
 
+/// What has metrics.
+pub enum Metered {
+    /// A container.
+    Container(Arc<Container>),
+    /// A process of that container, which is counted by itself; its id is what was asked for.
+    ProcessOf(Arc<Container>),
+}
+
+/// The containers of all processes that are counted by themselves, by the process's id. Of containers that have one of
+/// the same id, the first by handle.
+pub fn processes_apart(slots: &Slots) -> HashMap<String, Arc<Container>> {
+    let mut containers = slots.containers();
+    containers.sort_by(|a, b| a.handle.cmp(&b.handle));
+    let mut processes = HashMap::new();
+    for container in containers {
+        for id in container.record().apart.keys() {
+            processes.entry(id.clone()).or_insert_with(|| Arc::clone(&container));
+        }
+    }
+    processes
+}
+
 /// What one container uses.
 pub async fn metrics(host: &Arc<Host>, container: Arc<Container>) -> Result<Metrics, Error> {
     let host = Arc::clone(host);
     blocking(move || metrics_beside(&host, &container, traffic(&host)?.as_ref())).await?
 }
 
-/// What many use, by handle; a container that was not found has an error in its place already.
+/// What many use, by handle or process id; what was not found has an error in its place already.
 pub async fn bulk_metrics(
     host: &Arc<Host>,
-    found: Vec<(String, protocol::Result<Arc<Container>>)>,
+    found: Vec<(String, protocol::Result<Metered>)>,
 ) -> Result<BulkMetrics, Error> {
     let asked = Arc::clone(host);
     let all_traffic = blocking(move || traffic(&asked)).await??.map(Arc::new);
@@ -40,11 +63,18 @@ pub async fn bulk_metrics(
         let part: Vec<_> = found.by_ref().take(METRICS_OF_ONE_TASK).collect();
         let (host, traffic) = (Arc::clone(host), all_traffic.clone());
         tasks.push(blocking(move || {
-            let metrics = |container: Arc<Container>| {
-                metrics_beside(&host, &container, traffic.as_deref()).map_err(wire)
+            let metrics = |name: &str, metered: Metered| match metered {
+                Metered::Container(container) => {
+                    metrics_beside(&host, &container, traffic.as_deref()).map_err(wire)
+                }
+                Metered::ProcessOf(container) => metrics_of_process(&host, &container, name),
             };
             let each = part.into_iter();
-            each.map(|(handle, container)| (handle, container.and_then(metrics))).collect::<Vec<_>>()
+            let measured = each.map(|(name, found)| {
+                let measured = found.and_then(|metered| metrics(&name, metered));
+                (name, measured)
+            });
+            measured.collect::<Vec<_>>()
         }));
     }
     Ok(try_join_all(tasks).await?.into_iter().flatten().collect())
@@ -62,8 +92,7 @@ fn metrics_beside(host: &Host, container: &Container, traffic: Option<&Traffic>)
     let disk = *container.disk.lock().unwrap_or_else(PoisonError::into_inner);
     let record = container.record();
     let age = SystemTime::now().duration_since(record.created_at).unwrap_or_default();
-    let cpu_limits = record.limits.cpu;
-    let shares = if cpu_limits.weight > 0 { cpu_limits.weight } else { cpu_limits.limit_in_shares };
+    let shares = shares(record.limits.cpu);
     let cpu_entitlement_ns = entitlement_ns(shares, host.cpu_entitlement_per_share_percent, age);
     let disk = DiskStat {
         total_bytes_used: disk.bytes,
@@ -72,6 +101,27 @@ fn metrics_beside(host: &Host, container: &Container, traffic: Option<&Traffic>)
         exclusive_inodes_used: disk.inodes,
     };
     Ok(Metrics { memory, cpu, disk, network, pid, age, cpu_entitlement_ns })
+}
+
+/// What one process uses that is counted by itself: no disk, which is counted for whole containers, and no network, which
+/// it shares.
+fn metrics_of_process(host: &Host, container: &Container, id: &str) -> protocol::Result<Metrics> {
+    let record = container.record();
+    let ended = || protocol::Error::container_not_found(id);
+    let apart = record.apart.get(id).ok_or_else(ended)?;
+    let (memory, cpu, pid) = match host.cgroups.metrics_of_process(&record.process_group(id, apart)) {
+        Err(_) if !container.record().apart.contains_key(id) => return Err(ended()),
+        measured => measured.map_err(|error| wire(error.into()))?,
+    };
+    let age = SystemTime::now().duration_since(apart.started_at).unwrap_or_default();
+    let cpu_limits = apart.limits.map_or(record.limits.cpu, |limits| limits.cpu);
+    let cpu_entitlement_ns = entitlement_ns(shares(cpu_limits), host.cpu_entitlement_per_share_percent, age);
+    Ok(Metrics { memory, cpu, pid, age, cpu_entitlement_ns, ..Metrics::default() })
+}
+
+/// The newer name wins.
+fn shares(limits: CpuLimits) -> u64 {
+    if limits.weight > 0 { limits.weight } else { limits.limit_in_shares }
 }
 
 /// The memory of this host; 0 where it does not say.

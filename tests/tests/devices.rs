@@ -4,7 +4,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
-use protocol::{BindMount, BindMountMode, BindMountOrigin, ContainerSpec};
+use protocol::{BindMount, BindMountMode, BindMountOrigin, ContainerSpec, ProcessLimits, ProcessSpec};
 use tests::{columns::check, linux::linux_with, world::World};
 
 /// Opens the host's kernel log, a device that every host has and no container should, for writing. Writes nothing.
@@ -33,7 +33,16 @@ async fn open_shown_log(world: &World) -> String {
     let own = world.run_to_end(&handle, &["sh", "-c", own]).await;
     assert_eq!(own.text(), "own\n", "{}", String::from_utf8_lossy(&own.stderr));
     let open = format!("NODE=/shown/log; {OPEN}");
-    world.run_to_end(&handle, &["sh", "-c", &open]).await.text()
+    ordinary_and_apart(world, &handle, &open).await
+}
+
+/// What a script says, which is the same for a process of the container and for one in a cgroup of its own.
+async fn ordinary_and_apart(world: &World, handle: &str, script: &str) -> String {
+    let spec = ProcessSpec::new("sh", ["-c", script]);
+    let ordinary = world.run_spec_to_end(handle, spec.clone()).await.text();
+    let apart = ProcessSpec { limits: Some(ProcessLimits::default()), ..spec };
+    assert_eq!(world.run_spec_to_end(handle, apart).await.text(), ordinary);
+    ordinary
 }
 
 #[test]
@@ -73,9 +82,8 @@ fn a_privileged_container_makes_and_uses_any_device() {
         Box::pin(async move {
             let spec = ContainerSpec { privileged: true, ..world.spec() };
             let handle = world.backend().create(spec).await.expect("create");
-            let make = format!("NODE=/dev/log; mknod $NODE c 1 11 && {OPEN}");
-            let made = world.run_to_end(&handle, &["sh", "-c", &make]).await;
-            assert_eq!(made.text(), "open\n", "{}", String::from_utf8_lossy(&made.stderr));
+            let make = format!("NODE=/dev/log; rm -f $NODE; mknod $NODE c 1 11 && {OPEN}");
+            assert_eq!(ordinary_and_apart(world, &handle, &make).await, "open\n");
         })
     });
 }

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::StreamExt;
 use garden_client::Client;
-use protocol::{Backend, ContainerSpec, Error, NetIn, ProcessSpec, Properties, Result};
+use protocol::{Backend, ContainerSpec, Error, NetIn, ProcessLimits, ProcessSpec, Properties, Result};
 use tests::killable::{Killable, can_make_containers, supervisors_left};
 
 /// How many times the server is killed at some instant.
@@ -69,6 +69,9 @@ async fn life(client: &Client, handle: &str, facts: &mut Facts) -> Result<()> {
     ended.exit.await?;
     client.run(handle, sh("running", "echo one; read line; echo two $line; exit 6")).await?;
     facts.started = true;
+    let limits = Some(ProcessLimits::default());
+    client.run(handle, ProcessSpec { limits, ..sh("apart", "exit 4") }).await?.exit.await?;
+    client.run(handle, ProcessSpec { limits, ..sh("apart too", "exec sleep 1000") }).await?;
     facts.port = Some(client.net_in(handle, NetIn { host_port: 0, container_port: 80 }).await?);
     client.set_grace_time(handle, Duration::from_secs(3600)).await?;
     facts.stopping = true;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::name;
 
 use super::{
-    Cgroups, Devices, Error, Leaf, Place, Result,
+    Cgroups, Devices, Error, Leaf, Place, ProcessGroup, Result,
     detect::{V1_CPUSET, copy_cpuset},
     members, settings,
 };
@@ -44,13 +44,7 @@ impl Cgroups {
     }
 
     fn create_groups(&self, directory: &str) -> Result<()> {
-        for v1 in &self.v1 {
-            let group = v1.base.join(directory);
-            make_new_group(&group)?;
-            if v1.controllers.iter().any(|controller| controller == V1_CPUSET) {
-                copy_cpuset(&group)?;
-            }
-        }
+        self.create_v1_groups(directory)?;
         if let Some(v2) = &self.v2 {
             let group = v2.base.join(directory);
             make_new_group(&group)?;
@@ -61,7 +55,18 @@ impl Cgroups {
         Ok(())
     }
 
-    fn apply(&self, directory: &str, limits: &Limits) -> Result<()> {
+    pub(super) fn create_v1_groups(&self, directory: &str) -> Result<()> {
+        for v1 in &self.v1 {
+            let group = v1.base.join(directory);
+            make_new_group(&group)?;
+            if v1.controllers.iter().any(|controller| controller == V1_CPUSET) {
+                copy_cpuset(&group)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply(&self, directory: &str, limits: &Limits) -> Result<()> {
         let on_v1 = settings::v1(limits).into_iter().map(|setting| (setting, true));
         let on_v2 = settings::v2(limits).into_iter().map(|setting| (setting, false));
         for (setting, for_v1) in on_v1.chain(on_v2) {
@@ -86,7 +91,7 @@ impl Cgroups {
         self.remove_directory(&name::directory(name), patience)
     }
 
-    fn remove_directory(&self, directory: &str, patience: Duration) -> Result<()> {
+    pub(super) fn remove_directory(&self, directory: &str, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let mut first = None;
         let mut others = Vec::new();
@@ -104,14 +109,17 @@ impl Cgroups {
         Err(Error::Remove { group, others, processes, patience, source })
     }
 
-    /// Kills and removes every group below our bases whose container is not among `owned`; gives the directory names
-    /// of the removed ones. For the start of the server, before anything is created.
+    /// Kills and removes every group below our bases whose container is not among `owned`, and which is not one of
+    /// `processes`; gives the directory names of the removed ones. For the start of the server, before anything is
+    /// created.
     pub fn sweep<'a>(
         &self,
         owned: impl IntoIterator<Item = &'a str>,
+        processes: &[ProcessGroup],
         patience: Duration,
     ) -> Result<Vec<String>> {
-        let owned: HashSet<String> = owned.into_iter().map(name::directory).collect();
+        let of_processes = processes.iter().map(|group| group.directory().to_owned());
+        let owned: HashSet<String> = owned.into_iter().map(name::directory).chain(of_processes).collect();
         let mut strays = HashSet::new();
         for base in self.bases() {
             let children = children(base).map_err(|source| Error::Read { file: base.into(), source })?;
@@ -133,7 +141,7 @@ impl Cgroups {
     /// Kills and removes everything that is ours, the base groups too. Controllers that [`Cgroups::detect`] enabled
     /// at a v2 root stay enabled: somebody else may have come to need them.
     pub fn cleanup(&self, patience: Duration) -> Result<()> {
-        self.sweep([], patience)?;
+        self.sweep([], &[], patience)?;
         for base in self.bases() {
             remove_tree(base, patience).map_err(|source| Error::Remove {
                 group: base.into(),
@@ -158,7 +166,7 @@ pub(super) fn write(file: &Path, value: &str) -> Result<()> {
 
 /// Makes a group that did not exist. One of that name that an earlier life left goes first, so that its counters do
 /// not become the new container's; if something still lives in it, that is the error.
-fn make_new_group(group: &Path) -> Result<()> {
+pub(super) fn make_new_group(group: &Path) -> Result<()> {
     let made = fs::create_dir(group).or_else(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
             remove_tree(group, Duration::ZERO)?;

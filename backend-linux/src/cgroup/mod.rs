@@ -12,6 +12,7 @@ mod detect;
 mod device_program;
 mod devices;
 mod error;
+mod extra;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod group;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use devices::DeviceList;
 pub use devices::{DeviceRule, DeviceRuleError, Devices};
 pub use error::Error;
+pub use extra::ProcessGroup;
 
 /// What a call of this module gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

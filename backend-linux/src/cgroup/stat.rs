@@ -15,20 +15,23 @@ use super::{Cgroups, Error, Place, Result, group::gone, settings};
 impl Cgroups {
     /// What the container `name` uses. A controller that the host lacks counts nothing: zeros.
     pub fn metrics(&self, name: &str) -> Result<(MemoryStat, CpuStat, PidStat)> {
-        let directory = name::directory(name);
+        self.metrics_in(&name::directory(name))
+    }
+
+    pub(super) fn metrics_in(&self, directory: &str) -> Result<(MemoryStat, CpuStat, PidStat)> {
         let memory = match self.place("memory") {
-            Some(Place::V1(base)) => memory_v1(&base.join(&directory))?,
-            Some(Place::V2(base)) => memory_v2(&base.join(&directory))?,
+            Some(Place::V1(base)) => memory_v1(&base.join(directory))?,
+            Some(Place::V2(base)) => memory_v2(&base.join(directory))?,
             None => MemoryStat::default(),
         };
         let cpu = match (self.place("cpuacct"), &self.v2) {
-            (Some(Place::V1(base)), _) => cpu_v1(&base.join(&directory))?,
-            (_, Some(v2)) => cpu_v2(&read(&v2.base.join(&directory).join("cpu.stat"))?),
+            (Some(Place::V1(base)), _) => cpu_v1(&base.join(directory))?,
+            (_, Some(v2)) => cpu_v2(&read(&v2.base.join(directory).join("cpu.stat"))?),
             (_, None) => CpuStat::default(),
         };
         let pid = match self.place("pids") {
             Some(Place::V1(base) | Place::V2(base)) => {
-                let group = base.join(&directory);
+                let group = base.join(directory);
                 PidStat {
                     current: number(&group.join("pids.current"))?,
                     max: limit(&group.join("pids.max"))?.unwrap_or(0),
@@ -41,7 +44,10 @@ impl Cgroups {
 
     /// How many of the container's processes the kernel killed for want of memory; 0 where it does not say.
     pub fn oom_kills(&self, name: &str) -> Result<u64> {
-        let directory = name::directory(name);
+        self.oom_kills_in(&name::directory(name))
+    }
+
+    pub(super) fn oom_kills_in(&self, directory: &str) -> Result<u64> {
         let file = match self.place("memory") {
             Some(Place::V1(base)) => base.join(directory).join("memory.oom_control"),
             Some(Place::V2(base)) => base.join(directory).join("memory.events"),

@@ -155,7 +155,7 @@ fn a_sweep_removes_what_nobody_owns() {
     cgroups.create("a stray, odd one", &limits(), Devices::Listed).unwrap();
     let mut child = enter(&cgroups.entry("a stray, odd one", Leaf::Init), "exec sleep 1000");
     let reaper = std::thread::spawn(move || child.wait());
-    assert_eq!(cgroups.sweep(["mine"], PATIENCE).unwrap().len(), 1);
+    assert_eq!(cgroups.sweep(["mine"], &[], PATIENCE).unwrap().len(), 1);
     reaper.join().unwrap().unwrap();
     assert!(cgroups.metrics("mine").is_ok());
     assert!(matches!(cgroups.metrics("a stray, odd one"), Err(Error::Read { .. })));

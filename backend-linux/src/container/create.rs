@@ -1,6 +1,7 @@
 //! Making a container, all or nothing.
 
 use std::{
+    collections::BTreeMap,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::PermissionsExt,
@@ -72,6 +73,7 @@ pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         net_out: spec.net_out.clone(),
         events: Vec::new(),
         oom_kills_seen: 0,
+        apart: BTreeMap::new(),
     };
     match make(host, &record, &lease, &ids, connection, image, spec).await {
         Ok(record) => Ok(Container::new(host, record, lease, ids)),

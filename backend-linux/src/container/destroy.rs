@@ -51,9 +51,12 @@ async fn remove(host: &Arc<Host>, record: &Record, mut causes: Vec<Error>) -> Re
     if let Err(error) = host.network.release(&record.assignment, &record.ports).await {
         causes.push(error.into());
     }
-    let (remover, name) = (Arc::clone(host), handle.clone());
+    let (remover, name, groups) = (Arc::clone(host), handle.clone(), record.groups_beside());
     let removed = blocking(move || {
         let mut causes: Vec<Error> = Vec::new();
+        for group in &groups {
+            causes.extend(remover.cgroups.remove_of_process(group, CGROUP_PATIENCE).err().map(Error::from));
+        }
         causes.extend(remover.cgroups.remove(&name, CGROUP_PATIENCE).err().map(Error::from));
         causes.extend(remover.store.discard_write_layer(&name).err().map(Error::from));
         if causes.is_empty() {

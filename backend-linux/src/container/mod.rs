@@ -40,7 +40,7 @@ pub use create::{Unmade, create};
 pub use depot::Depot;
 pub use destroy::{destroy, destroy_container};
 pub use prepared::Pool;
-pub use record::{Record, State};
+pub use record::{Apart, Record, State};
 pub use recover::recover;
 
 use crate::{
@@ -99,6 +99,9 @@ pub enum Error {
     /// Its cgroups.
     #[error("cgroup")]
     Cgroup(#[from] crate::cgroup::Error),
+    /// A process of that id.
+    #[error("process {id} already exists")]
+    ProcessExists { id: String },
     /// Its supervisor.
     #[error(transparent)]
     Supervisor(#[from] crate::process::Error),
@@ -184,12 +187,14 @@ impl Container {
             let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
             let output_budget = Arc::clone(&host.output_budget);
             let (container, host) = (container.clone(), Arc::downgrade(host));
-            let on_exit = move || {
+            let on_exit = move |process: &str| {
                 let (container, host) = (container.upgrade(), host.upgrade());
+                let process = process.to_owned();
                 Box::pin(async move {
                     // Also after a success: what the kernel killed may have been a child.
                     if let (Some(container), Some(host)) = (container, host) {
                         note_oom_kills(&host, &container).await;
+                        apart::note_oom_kills(&host, &container, &process).await;
                     }
                 }) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>
             };

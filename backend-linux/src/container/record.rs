@@ -1,11 +1,14 @@
 //! What is known of a container, as it stands on disk.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
-use protocol::{Limits, NetIn, NetOutRule, Properties};
+use protocol::{Limits, NetIn, NetOutRule, ProcessLimits, Properties};
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::OwnIds, network::Assignment};
+use crate::{cgroup::ProcessGroup, ids::OwnIds, network::Assignment};
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,5 +54,32 @@ pub struct Record {
     /// What happened to it.
     pub events: Vec<String>,
     /// How many of the kernel's kills for want of memory are among the events.
+    pub oom_kills_seen: u64,
+    /// Its processes that have something to themselves, by id: from before it is made until it is gone.
+    #[serde(default)]
+    pub apart: BTreeMap<String, Apart>,
+}
+
+impl Record {
+    /// The group of a process that has one of its own.
+    pub fn process_group(&self, id: &str, apart: &Apart) -> ProcessGroup {
+        ProcessGroup::new(&self.handle, id, apart.limits.is_some())
+    }
+
+    /// The groups of processes that are not inside the container's.
+    pub fn groups_beside(&self) -> Vec<ProcessGroup> {
+        let limited = self.apart.iter().filter(|(_, apart)| apart.limits.is_some());
+        limited.map(|(id, apart)| self.process_group(id, apart)).collect()
+    }
+}
+
+/// A process that has a group to itself, and perhaps a root filesystem.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Apart {
+    /// When it was asked for.
+    pub started_at: SystemTime,
+    /// Its limits; none: it counts against the container's.
+    pub limits: Option<ProcessLimits>,
+    /// How many of the kernel's kills for want of memory in its group are among the container's events.
     pub oom_kills_seen: u64,
 }

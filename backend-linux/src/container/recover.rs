@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Container, Error, Host, Record, State, apart, blocking, destroy};
 use crate::{
+    cgroup::ProcessGroup,
     ids::IdLease,
     network::Lease,
     process::{Error as ProcessError, Supervisor},
@@ -65,13 +66,15 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
         let _ = tokio::time::timeout(LIST_LIMIT, supervisor.command(&Request::Shutdown)).await;
     }
     let handles: Vec<String> = containers.iter().map(|container| container.handle.clone()).collect();
+    let groups: Vec<ProcessGroup> =
+        containers.iter().flat_map(|container| container.record().groups_beside()).collect();
     let sweeper = Arc::clone(host);
-    blocking(move || sweep(&sweeper, &handles, &strays)).await??;
+    blocking(move || sweep(&sweeper, &handles, &groups, &strays)).await??;
     Ok(containers)
 }
 
 /// Removes what no record owns.
-fn sweep(host: &Host, handles: &[String], strays: &[String]) -> Result<(), Error> {
+fn sweep(host: &Host, handles: &[String], groups: &[ProcessGroup], strays: &[String]) -> Result<(), Error> {
     let owned = || handles.iter().map(String::as_str);
     for handle in strays {
         // It may be anything: whatever it is, it must not keep the server from starting.
@@ -79,7 +82,7 @@ fn sweep(host: &Host, handles: &[String], strays: &[String]) -> Result<(), Error
             tracing::error!(handle, error = %protocol::Error::failed(&error), "cannot remove what is no container");
         }
     }
-    let groups = host.cgroups.sweep(owned(), SWEEP_PATIENCE)?;
+    let groups = host.cgroups.sweep(owned(), groups, SWEEP_PATIENCE)?;
     let layers = host.store.sweep(owned())?;
     if !strays.is_empty() || !groups.is_empty() || layers > 0 {
         tracing::info!(?strays, ?groups, layers, "removed what no container owned");
@@ -112,6 +115,12 @@ async fn adopt_processes(host: &Arc<Host>, container: &Arc<Container>) -> Result
         Reply::Processes { processes } => processes,
         other => return Err(ProcessError::Nonsense(format!("{other:?}"))),
     };
+    for id in container.record().apart.keys() {
+        if processes.iter().all(|process| process.id != *id) {
+            // The earlier server was killed before it started this.
+            apart::abandon(host, container, id);
+        }
+    }
     for process in processes {
         match container.processes.adopt(process.id.clone()).await {
             Ok(entry) => apart::adopt(host, container, &process.id, &entry),

@@ -44,8 +44,8 @@ const STALL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// The status of a process whose supervisor died, and so the process with it.
 const KILLED: i32 = 137;
 
-/// Called at each exit, before anybody is told of it.
-pub type OnExit = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// Called with the process's id at each exit, before anybody is told of it.
+pub type OnExit = Arc<dyn Fn(&str) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// All processes of a container that were started and not forgotten.
 pub struct Processes {
@@ -180,7 +180,7 @@ impl Processes {
         if let Some(stdin) = &entry.stdin {
             stdin.drop_if_idle();
         }
-        (self.on_exit)().await;
+        (self.on_exit)(&entry.id).await;
         exited.send_replace(Some(status));
 
         let Some(outputs) = outputs else { return };
@@ -281,10 +281,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Waits for its end.
-    pub async fn ended(&self) {
-        // An error is a server that is going.
-        let _ = self.exit.clone().wait_for(Option::is_some).await;
+    /// Waits for its end. False: the server is going, and the process goes on.
+    pub async fn ended(&self) -> bool {
+        self.exit.clone().wait_for(Option::is_some).await.is_ok()
     }
 
     fn outputs(&self) -> Option<Outputs> {

@@ -50,11 +50,6 @@ impl Store {
         made.map(|()| layer)
     }
 
-    /// Whether a process of the container has a write layer of its own.
-    pub fn has_process_layer(&self, id: &str, process: &str) -> bool {
-        self.process_layer_directory(id, process).exists()
-    }
-
     /// Takes the write layer of a process away; none there is no error.
     pub fn discard_process_layer(&self, id: &str, process: &str) -> Result<()> {
         self.discard(&self.process_layer_directory(id, process))
