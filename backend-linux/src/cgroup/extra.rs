@@ -68,9 +68,9 @@ impl Cgroups {
         if let Some(v2) = &self.v2 {
             if let Some(container) = &group.inside {
                 let file = v2.base.join(container).join("cgroup.subtree_control");
-                let counting =
-                    COUNTING.iter().filter(|wanted| v2.controllers.iter().any(|held| held == *wanted));
-                counting.map(|controller| write(&file, &format!("+{controller}"))).collect::<Result<()>>()?;
+                let held = |wanted: &&&str| v2.controllers.iter().any(|held| held == **wanted);
+                let mut counting = COUNTING.iter().filter(held);
+                counting.try_for_each(|controller| write(&file, &format!("+{controller}")))?;
             }
             make_new_group(&v2.base.join(&group.directory))?;
         }

@@ -11,7 +11,7 @@ use std::{
 
 use protocol::Limits;
 
-use super::{Apart, Container, Error, Host, OUT_OF_MEMORY, State, blocking};
+use super::{Apart, Container, Error, Host, OUT_OF_MEMORY, Record, State, blocking};
 use crate::{
     cgroup::Devices,
     defence::Defence,
@@ -184,7 +184,10 @@ fn remove(host: &Host, container: &Container, id: &str) -> Result<(), Error> {
     let group = host.cgroups.remove_of_process(&record.process_group(id, apart), CGROUP_PATIENCE);
     host.store.discard_process_layer(&container.handle, id)?;
     group?;
-    match container.update(&host.depot, |record| drop(record.apart.remove(id))) {
+    let forget = |record: &mut Record| {
+        record.apart.remove(id);
+    };
+    match container.update(&host.depot, forget) {
         // There is nothing left to note it in.
         Err(Error::Going { .. }) => Ok(()),
         updated => updated.map(drop),
