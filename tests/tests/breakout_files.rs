@@ -31,21 +31,22 @@ fn busybox_image() -> (tempfile::TempDir, String) {
     (directory, image.display().to_string())
 }
 
-/// A directory of the host on which what is mounted is shared with whoever has a copy, as systemd makes all of them.
-struct Shared(PathBuf);
+/// A file system of the host's.
+struct Mounted(PathBuf);
 
-impl Shared {
-    /// It has the same place for a whole process: that is how a behaviour finds it.
-    fn path() -> PathBuf {
-        std::env::temp_dir().join(format!("garden-breakout-{}", std::process::id()))
+impl Mounted {
+    /// Shared with whoever has a copy of it, as systemd makes all, or private.
+    fn new(path: PathBuf, propagation: MsFlags) -> Mounted {
+        fs::create_dir(&path).unwrap();
+        mount(Some("test"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let mounted = Mounted(path);
+        mount(None::<&str>, &mounted.0, None::<&str>, propagation, None::<&str>).unwrap();
+        mounted
     }
 
-    fn new() -> Shared {
-        let path = Shared::path();
-        fs::create_dir(&path).unwrap();
-        mount(Some("shared"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-        let shared = Shared(path);
-        mount(None::<&str>, &shared.0, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    /// One on which both sides are going to mount something.
+    fn shared() -> Mounted {
+        let shared = Mounted::new(shared_path(), MsFlags::MS_SHARED);
         for name in ["from-host", "from-container"] {
             fs::create_dir(shared.0.join(name)).unwrap();
         }
@@ -53,7 +54,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Mounted {
     fn drop(&mut self) {
         // With all that is mounted on it.
         let _ = umount2(&self.0, MntFlags::MNT_DETACH);
@@ -61,34 +62,50 @@ impl Drop for Shared {
     }
 }
 
+fn own_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("garden-breakout-{name}-{}", std::process::id()))
+}
+
+/// The same for a whole process: that is how a behaviour finds it.
+fn shared_path() -> PathBuf {
+    own_path("shared")
+}
+
 /// Whether a later mount of the host appears inside, and one of the container on the host.
 async fn mounts_that_appear(world: &World) -> (bool, bool) {
     // Others may not mount at all.
     let handle = victim(world, |spec| {
         spec.privileged = true;
-        let mut bind = shown(&Shared::path().display().to_string(), "/shown");
+        let mut bind = shown(&shared_path().display().to_string(), "/shown");
         bind.mode = BindMountMode::ReadWrite;
         spec.bind_mounts.push(bind);
     })
     .await;
-    let late = Shared::path().join("from-host");
+    let late = shared_path().join("from-host");
     mount(Some("late"), &late, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     let inside =
         script(world, &handle, "mount -t tmpfs late /shown/from-container && cat /proc/self/mountinfo").await;
     let outside = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(inside.contains(" /shown/from-container "), "{inside}");
-    let own = format!(" {} ", Shared::path().join("from-container").display());
+    let own = format!(" {} ", shared_path().join("from-container").display());
     (inside.contains(" /shown/from-host "), outside.contains(&own))
 }
 
 #[test]
 fn what_is_mounted_later_appears_on_its_own_side_only() {
-    let shared = Shared::new();
-    check(linux_with(|config| config.defences = Defences::without(Defence::PrivateMounts)), |world| {
+    let shared = Mounted::shared();
+    // Where the host's mounts are shared, what the supervisor mounts there on the way would appear on the host as well.
+    let private = Mounted::new(own_path("private"), MsFlags::MS_PRIVATE);
+    let without = |config: &mut Config| {
+        config.depot = private.0.join("depot");
+        config.store = private.0.join("store");
+        config.defences = Defences::without(Defence::PrivateMounts);
+    };
+    check(linux_with(without), |world| {
         Box::pin(async move { assert_eq!(mounts_that_appear(world).await, (true, true)) })
     });
     drop(shared);
-    let _shared = Shared::new();
+    let _shared = Mounted::shared();
     check(linux(), |world| {
         Box::pin(async move { assert_eq!(mounts_that_appear(world).await, (false, false)) })
     });

@@ -258,3 +258,20 @@ impl Connection {
 pub fn nonsense(reply: &Reply) -> Error {
     Error::Nonsense(format!("{reply:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_the_program_that_is_executed_cannot_write_to_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, b"program").unwrap();
+        let InitBinary(memfd) = InitBinary::load(file.path(), &Defences::default()).unwrap();
+        let copy = std::fs::File::from(memfd);
+        let error = (&copy).write_all(b"another").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        copy.set_len(0).unwrap_err();
+        assert_eq!(std::fs::read(format!("/proc/self/fd/{}", copy.as_raw_fd())).unwrap(), b"program");
+    }
+}
