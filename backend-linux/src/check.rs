@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
-    Config, capabilities,
+    Config, apparmor, capabilities,
     cgroup::Cgroups,
     container::{self, Depot, Host, Pool, blocking},
     entitlement,
@@ -32,6 +32,9 @@ pub enum Error {
     /// What root may is not known.
     #[error("cannot read the server's own capabilities")]
     OwnCapabilities(#[source] std::io::Error),
+    /// The profile that was asked for cannot be had.
+    #[error(transparent)]
+    AppArmor(#[from] apparmor::Error),
     /// The supervisor's binary is nowhere.
     #[error("cannot find garden-init: it belongs beside {0:?} (build it with `cargo build`)")]
     NoInit(PathBuf),
@@ -41,7 +44,7 @@ pub enum Error {
 }
 
 /// Opens everything that containers are made of, and says what this host lacks.
-pub(crate) async fn open(config: Config) -> Result<Host, Error> {
+pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
@@ -52,6 +55,7 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
     for consequence in &lacking.consequences {
         tracing::warn!("{consequence}");
     }
+    config.hardening.apparmor_profile = usable_profile(config.hardening.apparmor_profile)?;
     let ids = Ids::new(&config.ids).map_err(container::Error::from)?;
     let opening = config.clone();
     let opened = blocking(move || -> Result<_, Error> {
@@ -92,6 +96,22 @@ pub(crate) async fn open(config: Config) -> Result<Host, Error> {
         dropped_bytes: AtomicU64::new(0),
         trash,
     })
+}
+
+/// The AppArmor profile that was asked for, where the kernel has AppArmor.
+fn usable_profile(profile: Option<String>) -> Result<Option<String>, Error> {
+    let Some(profile) = profile else { return Ok(None) };
+    match apparmor::find(&profile)? {
+        apparmor::Found::Enforced => Ok(Some(profile)),
+        apparmor::Found::InMode(mode) => {
+            tracing::warn!(profile, mode, "the AppArmor profile is loaded, but not in enforce mode");
+            Ok(Some(profile))
+        }
+        apparmor::Found::NoAppArmor => {
+            tracing::warn!(profile, "this kernel has no AppArmor: containers run without the profile");
+            Ok(None)
+        }
+    }
 }
 
 /// Lets this server have as many descriptors open as it may: each process of a container takes several. Gives the
@@ -153,6 +173,16 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
             ),
             Err(error) => (false, protocol::Error::failed(&Error::OwnCapabilities(error)).to_string()),
         });
+        if let Some(profile) = &config.hardening.apparmor_profile {
+            lines.push(match apparmor::find(profile) {
+                Ok(apparmor::Found::Enforced) => (true, format!("AppArmor profile {profile}")),
+                Ok(apparmor::Found::InMode(mode)) => {
+                    (true, format!("AppArmor profile {profile}, but in {mode} mode"))
+                }
+                Ok(apparmor::Found::NoAppArmor) => (true, "no AppArmor: no profile".to_owned()),
+                Err(error) => (false, protocol::Error::failed(&error).to_string()),
+            });
+        }
         lines.push(match Cgroups::detect(&config.tag, &config.device_rules) {
             Ok(cgroups) => {
                 let missing = cgroups.missing().to_vec();

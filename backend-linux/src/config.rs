@@ -58,6 +58,9 @@ pub struct Hardening {
     /// (CVE-2022-24769). Clients of Garden may look for the set, which is therefore there by default.
     #[serde(default)]
     pub clear_inheritable_capabilities: bool,
+    /// The AppArmor profile that processes are under, where the kernel has AppArmor; none: no profile of their own.
+    #[serde(default)]
+    pub apparmor_profile: Option<String>,
 }
 
 /// Settings of the containers' network.

@@ -4,6 +4,7 @@
 //! passes values between the siblings `rootfs`, `network`, `ids`, `cgroup` and `process`, which never call each other;
 //! `process` talks to the container's supervisor, `garden-init`, which alone enters namespaces.
 
+mod apparmor;
 mod backend;
 mod background;
 mod capabilities;

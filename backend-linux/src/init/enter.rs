@@ -20,6 +20,7 @@ use rustix::{
 };
 
 use crate::{
+    apparmor,
     credentials::{self, Confinement},
     own_root,
     start::{Cgroup, Container},
@@ -106,6 +107,16 @@ fn failed<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> Failure {
 pub struct Inside<'a> {
     container: &'a Container,
     pub user: User,
+}
+
+/// What the calling process executes will be under the container's AppArmor profile. For before it enters: inside it
+/// could no longer say so.
+pub fn change_profile_at_exec(container: &Container) -> Result<(), Failure> {
+    let profile = container.hardening.apparmor_profile.as_ref().filter(|_| !container.is_privileged());
+    profile.map_or(Ok(()), |profile| {
+        let what = format!("ask for the AppArmor profile {profile} (is it still loaded?)");
+        apparmor::change_at_exec(profile).map_err(failed(&what))
+    })
 }
 
 /// Enters the cgroup and every namespace but the user's, and finds the user.

@@ -54,6 +54,7 @@ fn execute(
     let (own_root, request) = (request.root.as_ref(), &request.process);
     let mut limits = limits(container, &request.rlimits);
     raise_limits(&mut limits)?;
+    enter::change_profile_at_exec(container)?;
     let inside = enter::enter_root(container, cgroup, own_root, &request.user)?;
     let [stdin, stdout, stderr] = stdio;
     inside.own(&[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;

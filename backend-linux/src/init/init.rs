@@ -19,6 +19,7 @@ use rustix::{
 };
 
 use crate::{
+    apparmor,
     credentials::{self, Confinement},
     mounts::{Outside, bind_at},
     namespaces::Namespaces,
@@ -57,6 +58,8 @@ fn set_up(
 ) -> Outcome<()> {
     cgroup.join().context("join the container's cgroup")?;
     let privileged = namespaces.ids.is_none();
+    let profile = request.hardening.apparmor_profile.as_deref().filter(|_| !privileged);
+    let profile = profile.map(apparmor::Change::prepare).transpose().context("prepare for AppArmor")?;
     let (root, dev) = (&outside.root, &namespaces.dev);
     let mut from_host = outside.binds.iter();
     let mut next = || from_host.next().ok_or_else(|| "the supervisor made too few mounts".to_owned());
@@ -90,6 +93,10 @@ fn set_up(
     }
     view::make_tmp(root)?;
     sethostname(request.hostname.as_bytes()).context("set the host name")?;
+    // It allows no mounts.
+    profile
+        .map_or(Ok(()), apparmor::Change::make)
+        .context("change to the AppArmor profile (is it still loaded?)")?;
     let StartRequest { hardening, defences, .. } = request;
     let confinement = Confinement { privileged, hardening, defences };
     credentials::become_user(&User::root(), &confinement).context("give up privileges")?;

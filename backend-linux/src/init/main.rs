@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod binds;
 mod credentials;
 mod enter;

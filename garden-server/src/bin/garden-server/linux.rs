@@ -15,6 +15,7 @@ fn config(options: &Options) -> Result<Config, String> {
     config.disable_privileged_containers = options.disable_privileged_containers;
     config.hardening.no_new_privileges = options.no_new_privileges;
     config.hardening.clear_inheritable_capabilities = options.clear_inheritable_capabilities;
+    config.hardening.apparmor_profile = options.apparmor.clone().filter(|profile| !profile.is_empty());
     config.destroy_containers_on_startup = options.destroy_containers_on_startup;
     config.output_buffer_total_bytes = options.output_buffer_total;
     config.ids.per_container = Some(options.ids_per_container).filter(|count| *count > 0);

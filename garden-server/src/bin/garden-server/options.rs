@@ -147,6 +147,9 @@ pub(crate) struct Options {
         help_heading = "Lifecycle"
     )]
     pub(crate) device_cgroup_rule: Vec<String>,
+    /// AppArmor profile of unprivileged containers' processes, which must be loaded; none where the kernel has no AppArmor.
+    #[arg(long, value_name = "PROFILE", env = "GARDEN_APPARMOR", global = true, help_heading = "Lifecycle")]
+    pub(crate) apparmor: Option<String>,
     /// Setuid programs raise nobody in unprivileged containers.
     #[arg(long, env = "GARDEN_NO_NEW_PRIVILEGES", global = true, help_heading = "Lifecycle")]
     pub(crate) no_new_privileges: bool,
