@@ -29,9 +29,10 @@ cargo xtask COMMAND
 
   demo     the main job on a real kernel: a container's whole life, step by step
            (demo --fake, or without root: the same in memory)
-  test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, OpenAPI, nothing
-           left behind
-  vm       the privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only)
+  test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, OpenAPI, the
+           conformance suite and what depends on the kernel on Debian's stock kernel too, nothing left behind
+  vm       all privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only); vm --test PROGRAM
+           NAME: of that program those with that name (survival, which takes very long there, only so)
   conformance  the conformance suite on every backend, directly and through HTTP, as a table: docs/CONFORMANCE.md
            (conformance ADDRESS, as unix:/PATH or tcp:HOST:PORT: any Garden server there too)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each

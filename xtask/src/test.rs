@@ -6,7 +6,7 @@ use crate::{
     conformance, interop, openapi,
     phases::Phases,
     picture::Picture,
-    setup, shell,
+    setup, shell, vm,
 };
 
 /// Runs the phases in order. Once built, all tests run, so that one failure does not hide another.
@@ -44,6 +44,14 @@ pub fn test() -> Outcome {
                 phases.run_anyway("OpenAPI", || openapi::drive(&schemathesis));
             }
             Err(why) => phases.skip("OpenAPI", &format!("schemathesis cannot be had: {why}")),
+        }
+    }
+    if before.is_some() {
+        match vm::prepare() {
+            Ok(()) => {
+                phases.run_anyway("stock kernel", vm::in_test);
+            }
+            Err(why) => phases.skip("stock kernel", &why),
         }
     }
     if let Some(before) = before {

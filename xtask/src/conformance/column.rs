@@ -51,8 +51,7 @@ impl Running {
         let output = std::fs::read(self.directory.path("output"));
         let output = output.map_err(|error| format!("cannot read what a test program printed: {error}"))?;
         let output = String::from_utf8_lossy(&output).into_owned();
-        let ends = parse(&output);
-        if ends.is_empty() { Err(format!("no behaviour was run:\n{output}")) } else { Ok((ends, output)) }
+        Ok((read(&output)?, output))
     }
 }
 
@@ -64,6 +63,12 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// What became of each behaviour, from what a test program printed with `--show-output`.
+pub fn read(output: &str) -> Result<Ends, String> {
+    let ends = parse(output);
+    if ends.is_empty() { Err(format!("no behaviour was run:\n{output}")) } else { Ok(ends) }
 }
 
 /// Reads what libtest prints with `--show-output`: a line for each test, and then what each has printed.
