@@ -1,6 +1,12 @@
 //! The backends that the behaviours are run on.
 
-use std::{env, future::Future, panic::resume_unwind, sync::Arc, time::Duration};
+use std::{
+    env,
+    future::Future,
+    panic::resume_unwind,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use backend_fake::{FakeBackend, FakeOptions};
 use futures_util::future::BoxFuture;
@@ -9,13 +15,16 @@ use garden_server::{Listener, UnixSocketOptions};
 use protocol::Backend;
 use tokio::{runtime::Builder, sync::oneshot};
 
-use crate::world::{Closing, Traits, User, World};
+use crate::{
+    patience::patience,
+    world::{Closing, Traits, User, World},
+};
 
 /// Behaviours may need this many containers; more would make `no_more_containers_than_allowed` slow.
 pub const MAX_CONTAINERS: u64 = 8;
 
 /// No behaviour takes longer, on any column.
-const LIMIT: Duration = Duration::from_secs(120);
+static LIMIT: LazyLock<Duration> = LazyLock::new(|| patience(120));
 
 /// One behaviour.
 pub type Behaviour = for<'a> fn(&'a World) -> BoxFuture<'a, ()>;
@@ -47,11 +56,11 @@ async fn check_now(open: impl Future<Output = Result<World, Skip>>, behaviour: B
     // A task of its own, so that the world is closed whatever became of the behaviour.
     let task = tokio::spawn({
         let world = world.clone();
-        async move { tokio::time::timeout(LIMIT, behaviour(&world)).await }
+        async move { tokio::time::timeout(*LIMIT, behaviour(&world)).await }
     });
     let result = task.await;
     let world = Arc::into_inner(world).expect("the behaviour has ended");
-    let closed = tokio::time::timeout(LIMIT, world.close()).await;
+    let closed = tokio::time::timeout(*LIMIT, world.close()).await;
     match result {
         Err(panic) => {
             if let Ok(Err(complaints)) = closed {

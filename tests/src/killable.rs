@@ -4,16 +4,20 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use garden_client::Client;
 use protocol::Backend;
 
-use crate::linux::{PORTS, Slot};
+use crate::{
+    linux::{PORTS, Slot},
+    patience::patience,
+};
 
 /// How long a server may take to answer, and to die.
-const PATIENCE: Duration = Duration::from_secs(30);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(30));
 
 /// How many supervisors wait for a container while a server runs.
 pub const PREPARED: usize = 1;
@@ -117,7 +121,7 @@ impl Killable {
             if die_at.is_some() && child.try_wait().expect("wait for the server").is_some() {
                 break;
             }
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > *PATIENCE {
                 panic!("the server does not answer: {}", self.log());
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -133,7 +137,7 @@ impl Killable {
     /// Waits for it to die by itself. False if it does not.
     pub async fn dies(&mut self) -> bool {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < *PATIENCE {
             if self
                 .child
                 .as_mut()
@@ -173,7 +177,7 @@ impl Killable {
         let begun = Instant::now();
         loop {
             let left = self.present();
-            if left.is_empty() || begun.elapsed() > PATIENCE {
+            if left.is_empty() || begun.elapsed() > *PATIENCE {
                 return left;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -218,7 +222,7 @@ pub async fn supervisors_left(prefix: &str) -> Vec<String> {
     let begun = Instant::now();
     loop {
         let left = supervisors(prefix);
-        if left.is_empty() || begun.elapsed() > PATIENCE {
+        if left.is_empty() || begun.elapsed() > *PATIENCE {
             return left;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

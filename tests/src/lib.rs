@@ -8,6 +8,7 @@
 //! - [`fuzz`]: any bytes on a connection; the other fuzz targets are in the crates of the parsers.
 //! - [`system_calls`]: a program that makes any system call, for processes to execute.
 //! - [`attack`]: attempts to break out of a container.
+//! - [`patience`]: how long they wait.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -21,6 +22,7 @@ pub mod fuzz;
 pub mod host;
 pub mod killable;
 pub mod linux;
+pub mod patience;
 pub mod raw;
 pub mod soak;
 pub mod system_calls;

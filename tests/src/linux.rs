@@ -10,7 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
-    sync::Weak,
+    sync::{LazyLock, Weak},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     columns::{MAX_CONTAINERS, Skip, linux_traits, over_http},
+    patience::patience,
     world::{Closing, World},
 };
 
@@ -30,7 +31,7 @@ pub(crate) const PORTS: u16 = 16;
 /// Below the range that the kernel gives out by itself.
 const FIRST_PORT: u16 = 20_000;
 /// What the kernel takes apart in its own time is gone by then.
-const PATIENCE: Duration = Duration::from_secs(10);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(10));
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -135,7 +136,7 @@ async fn close(
     // Its last tasks end in their own time, and hold the depot until then.
     let begun = Instant::now();
     while let Err(error) = backend_linux::cleanup(&config).await {
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > *PATIENCE {
             return Err(format!("clean-up: {}", protocol::Error::failed(&error)));
         }
         sleep(POLL).await;
@@ -154,7 +155,7 @@ async fn none_left(find: impl Fn() -> Vec<String>) -> Result<(), String> {
         if found.is_empty() {
             return Ok(());
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > *PATIENCE {
             return Err(format!("left behind:\n  {}", found.join("\n  ")));
         }
         sleep(POLL).await;
@@ -254,7 +255,7 @@ mod tests {
         // A process that was just spawned has no command line for a moment, while the kernel executes it.
         let begun = Instant::now();
         let mut found = look();
-        while found.is_empty() && begun.elapsed() < PATIENCE {
+        while found.is_empty() && begun.elapsed() < *PATIENCE {
             found = look();
         }
         child.kill().expect("kill");

@@ -8,16 +8,18 @@ use std::{
     net::Ipv4Addr,
     path::Path,
     process::Command,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use protocol::{Backend, ContainerSpec, ProcessSpec};
 use tests::{
     killable::{Killable, can_make_containers},
+    patience::patience,
     world::end,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(30));
 
 /// Waits for something to be as it should.
 async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -26,7 +28,7 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        assert!(begun.elapsed() < *PATIENCE, "{what}: not after {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

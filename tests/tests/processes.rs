@@ -3,18 +3,22 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use protocol::{Process, ProcessSpec, Signal, TtySpec, WindowSize};
 use tests::{
     columns::{Behaviour, check},
     linux::linux,
+    patience::patience,
     world::{World, assert_fails_with, end},
 };
 
 /// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(30));
 
 fn on_linux(behaviour: Behaviour) {
     check(linux(), behaviour);
@@ -38,7 +42,7 @@ async fn until(world: &World, handle: &str, script: &str, wanted: &str) {
         if text.trim() == wanted {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "{script}: {text:?} instead of {wanted:?}");
+        assert!(begun.elapsed() < *PATIENCE, "{script}: {text:?} instead of {wanted:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -47,7 +51,7 @@ async fn until(world: &World, handle: &str, script: &str, wanted: &str) {
 async fn read_until(output: &mut protocol::ByteStream, part: &str) -> String {
     let mut text = String::new();
     while !text.contains(part) {
-        let next = tokio::time::timeout(PATIENCE, output.next()).await;
+        let next = tokio::time::timeout(*PATIENCE, output.next()).await;
         let chunk = next.unwrap_or_else(|_| panic!("only {text:?}, no {part:?}"));
         text.push_str(&String::from_utf8_lossy(&chunk.expect("more output").expect("output")));
     }
@@ -144,7 +148,7 @@ fn a_user_file_that_is_no_file_is_refused_and_a_huge_one_is_bounded() {
             let handle = world.create().await;
             let as_user = async |user: &str| {
                 let spec = ProcessSpec { user: user.into(), ..sh("id -u") };
-                tokio::time::timeout(PATIENCE, world.backend().run(&handle, spec)).await.expect("no hang")
+                tokio::time::timeout(*PATIENCE, world.backend().run(&handle, spec)).await.expect("no hang")
             };
             // With such a file not even root's processes start: one that runs puts it right again.
             let script = "mv /etc/passwd /tmp/kept; mkfifo /etc/passwd; echo made; read line
@@ -212,7 +216,7 @@ fn a_process_that_ignores_sigterm_goes_on_until_it_is_killed() {
             process.control.signal(Signal::Kill).await.expect("kill");
             let begun = Instant::now();
             assert_eq!(process.exit.await, Ok(137));
-            assert!(begun.elapsed() < PATIENCE);
+            assert!(begun.elapsed() < *PATIENCE);
         })
     });
 }
