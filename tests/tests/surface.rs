@@ -3,7 +3,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use protocol::{ProcessSpec, TtySpec};
 use tests::{
@@ -82,11 +82,30 @@ fn expected(privileged: bool) -> Vec<String> {
     mounts
 }
 
-/// Cgroups as a container sees them, where the host has version 2 alone; privileged ones see none.
-fn cgroups(privileged: bool) -> Option<String> {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let v2_alone = groups.lines().all(|line| line.starts_with("0::"));
-    (v2_alone && !privileged).then(|| format!("/sys/fs/cgroup cgroup2 ro,{QUIET}"))
+/// Cgroups as a container sees them: version 2 where the host has it alone, else each hierarchy of version 1 with a
+/// controller that containers use. Privileged ones see none.
+fn cgroups(privileged: bool) -> Vec<String> {
+    if privileged {
+        return Vec::new();
+    }
+    let v1 = v1_hierarchies();
+    if v1.is_empty() {
+        return vec![format!("/sys/fs/cgroup cgroup2 ro,{QUIET}")];
+    }
+    let hierarchies = v1.iter().map(|name| format!("/sys/fs/cgroup/{name} cgroup ro,{QUIET}"));
+    [format!("/sys/fs/cgroup tmpfs ro,{QUIET}")].into_iter().chain(hierarchies).collect()
+}
+
+/// The names of the host's hierarchies with a controller that containers use.
+fn v1_hierarchies() -> Vec<String> {
+    let used = ["cpu", "cpuacct", "memory", "devices", "pids"];
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let hierarchies = mountinfo.lines().filter_map(|line| {
+        let (mount, options) = line.split_once(" - cgroup cgroup ")?;
+        let of_containers = options.split(',').any(|controller| used.contains(&controller));
+        of_containers.then(|| mount.split(' ').nth(4).unwrap().rsplit('/').next().unwrap().to_owned())
+    });
+    hierarchies.collect()
 }
 
 #[test]
@@ -103,6 +122,34 @@ fn a_container_has_the_mounts_of_the_contract_and_no_others() {
                              2> /dev/null | wc -l";
                 assert_eq!(see(world, &handle, empty).await.trim(), "0");
             }
+        })
+    });
+}
+
+#[test]
+fn a_container_sees_its_own_cgroups_of_version_1_and_cannot_change_them() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let hierarchies = v1_hierarchies();
+            if hierarchies.is_empty() {
+                return world.skip("this host has no cgroup v1");
+            }
+            let limit = 96 << 20;
+            let handle = world.create_with(|spec| spec.limits.memory.limit_in_bytes = limit).await;
+            let seen = see(world, &handle, "ls /sys/fs/cgroup").await;
+            let listed: BTreeSet<&str> = seen.lines().collect();
+            assert!(hierarchies.iter().all(|name| listed.contains(name.as_str())), "{seen}");
+            // Its own part is all there is: by the list of its groups, by what is mounted, and by what that says.
+            let own = "grep -E ':(memory|pids|cpu|cpuacct|devices)[^:]*:' /proc/self/cgroup | cut -d : -f 3 | sort -u";
+            assert_eq!(see(world, &handle, own).await, "/\n");
+            let roots = "grep ' - cgroup ' /proc/self/mountinfo | cut -d ' ' -f 4 | sort -u";
+            assert_eq!(see(world, &handle, roots).await, "/\n");
+            let read = "cd /sys/fs/cgroup/memory; cat memory.limit_in_bytes; grep -cx $$ cgroup.procs";
+            assert_eq!(see(world, &handle, read).await, format!("{limit}\n1\n"));
+            let change =
+                "cd /sys/fs/cgroup/memory; { echo 1G > memory.limit_in_bytes || mkdir below; } 2>&1; true";
+            let refused = see(world, &handle, change).await;
+            assert_eq!(refused.matches("Read-only file system").count(), 2, "{refused}");
         })
     });
 }

@@ -26,8 +26,12 @@ impl Cgroups {
         let mounts = fs::read(file).map_err(|source| Error::Read { file: file.into(), source })?;
         let base = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
         let Hierarchies { v1, v2 } = hierarchies(&mounts);
-        let v1: Vec<V1> =
-            v1.into_iter().map(|(controllers, mount)| V1 { controllers, base: mount.join(&base) }).collect();
+        let hierarchy = |(controllers, mount): (Vec<String>, PathBuf)| V1 {
+            name: mount.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            controllers,
+            base: mount.join(&base),
+        };
+        let v1: Vec<V1> = v1.into_iter().map(hierarchy).collect();
         let mut made = Vec::new();
         for hierarchy in &v1 {
             make_group(&hierarchy.base, &mut made)?;

@@ -66,9 +66,22 @@ pub struct CgroupEntry {
     pub v2_dir: Option<PathBuf>,
 }
 
+/// A v1 hierarchy as a container sees it. Plain paths, so that the supervisor can be told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupView {
+    /// What the directory where it is mounted is called on the host.
+    pub name: String,
+    /// Its controllers, as far as containers use them.
+    pub controllers: Vec<String>,
+    /// The container's group.
+    pub group: PathBuf,
+}
+
 /// One v1 hierarchy and our base group in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct V1 {
+    /// What the directory where it is mounted is called.
+    name: String,
     controllers: Vec<String>,
     base: PathBuf,
 }
@@ -120,6 +133,17 @@ impl Cgroups {
             v1_tasks: self.v1.iter().map(|v1| v1.base.join(&directory).join("tasks")).collect(),
             v2_dir: self.v2.as_ref().map(|v2| v2.base.join(&directory).join(leaf.directory())),
         }
+    }
+
+    /// What the container `name` is shown of v1's hierarchies. Touches nothing.
+    pub fn views(&self, name: &str) -> Vec<CgroupView> {
+        let directory = name::directory(name);
+        let view = |v1: &V1| CgroupView {
+            name: v1.name.clone(),
+            controllers: v1.controllers.clone(),
+            group: v1.base.join(&directory),
+        };
+        self.v1.iter().map(view).collect()
     }
 
     /// The base whose groups have this controller's files; v1 first: a controller that v1 holds v2 cannot have.

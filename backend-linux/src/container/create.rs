@@ -190,6 +190,7 @@ fn prepare(
         binds,
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
+        cgroup_views: if record.privileged { Vec::new() } else { host.cgroups.views(handle) },
         open_files: host.open_files,
         hardening: host.config.hardening.clone(),
         defences: host.config.defences.clone(),

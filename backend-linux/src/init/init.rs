@@ -74,7 +74,8 @@ fn set_up(
     move_mount(root, "", CWD, &request.mount_point, flags).context("mount the root filesystem")?;
     credentials::become_root().context("become root of the container")?;
     setsid().context("new session")?;
-    let own = FileSystems::make(privileged)?;
+    let cgroups = outside.cgroups.as_ref().map(OwnedFd::try_clone).transpose();
+    let own = FileSystems::make(privileged, cgroups.context("keep the view of cgroups")?)?;
     view::pivot(root)?;
 
     own.attach(root, dev)?;

@@ -13,6 +13,7 @@ mod credentials;
 mod enter;
 mod exec;
 mod files;
+mod hierarchies;
 mod init;
 mod mounts;
 mod name;

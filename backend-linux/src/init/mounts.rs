@@ -29,13 +29,15 @@ use rustix::{
     process::{Gid, Uid},
 };
 
-use crate::{binds, start::fail};
+use crate::{binds, hierarchies, start::fail};
 
 /// What the container's init puts in place.
 pub struct Outside {
     pub root: OwnedFd,
     /// What comes from the host, in the order of the request.
     pub binds: Vec<OwnedFd>,
+    /// What is seen of cgroup v1.
+    pub cgroups: Option<OwnedFd>,
 }
 
 /// Makes what depends on the request.
@@ -53,7 +55,8 @@ pub fn prepare(request: &StartRequest, userns: Option<BorrowedFd<'_>>) -> Result
         let binds = from_host
             .map(|wanted| if own.include(wanted) { own.copy(wanted) } else { binds::bind(wanted, userns) })
             .collect::<Result<_, _>>()?;
-        Ok(Outside { root, binds })
+        let cgroups = hierarchies::show(&request.cgroup_views, &request.mount_point)?;
+        Ok(Outside { root, binds, cgroups })
     })
 }
 

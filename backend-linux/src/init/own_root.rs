@@ -35,6 +35,8 @@ struct Shared {
     /// Those that are there, as files: root of the container may have put something else in their place.
     files: Vec<(&'static str, OwnedFd)>,
     binds: Vec<OwnedFd>,
+    /// What is seen of cgroup v1.
+    cgroups: Option<OwnedFd>,
 }
 
 /// Takes the calling process, still root of the host, into all of the container's namespaces but the user's and the
@@ -44,7 +46,7 @@ pub fn enter(container: &Container, own: &OwnRoot) -> Result<(), Failure> {
     let host = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| fail("open the host's mount namespace", error))?;
     enter_namespaces(container)?;
-    let shared = shared(own).map_err(Failure::other)?;
+    let shared = shared(own, container.is_privileged()).map_err(Failure::other)?;
     setns(&host, CloneFlags::CLONE_NEWNS)
         .map_err(|error| fail("go back to the host's mount namespace", error))?;
     drop(host);
@@ -59,7 +61,7 @@ pub fn enter(container: &Container, own: &OwnRoot) -> Result<(), Failure> {
 }
 
 /// Detached copies of what is shared. The calling process sees the container's files.
-fn shared(own: &OwnRoot) -> view::Outcome<Shared> {
+fn shared(own: &OwnRoot, privileged: bool) -> view::Outcome<Shared> {
     let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| format!("open the container's root: {error}"))?;
     let place = |path: &str| {
@@ -80,9 +82,13 @@ fn shared(own: &OwnRoot) -> view::Outcome<Shared> {
             files.push((path, copied(&place, OpenTreeFlags::empty())?));
         }
     }
+    let cgroups = match place("sys/fs/cgroup")?.filter(|_| !privileged) {
+        Some(place) => Some(copied(&place, OpenTreeFlags::AT_RECURSIVE)?),
+        None => None,
+    };
     let from_container = own.binds.iter().filter(|bind| bind.from_container);
     let binds = from_container.map(|bind| view::own_bind(&root, bind)).collect::<view::Outcome<_>>()?;
-    Ok(Shared { dev, files, binds })
+    Ok(Shared { dev, files, binds, cgroups })
 }
 
 fn is_file(place: &OwnedFd) -> io::Result<bool> {
@@ -113,7 +119,9 @@ fn put_together(
     shared: &Shared,
     from_host: &[OwnedFd],
 ) -> view::Outcome<()> {
-    let file_systems = FileSystems::make(container.is_privileged())?;
+    let cgroups = shared.cgroups.as_ref().map(OwnedFd::try_clone).transpose();
+    let cgroups = cgroups.map_err(|error| format!("keep the view of cgroups: {error}"))?;
+    let file_systems = FileSystems::make(container.is_privileged(), cgroups)?;
     view::pivot(root)?;
     file_systems.attach(root, &shared.dev)?;
     file_systems.hide_host(&shared.dev, &container.defences)?;

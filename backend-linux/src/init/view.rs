@@ -57,21 +57,24 @@ pub fn pivot(root: &OwnedFd) -> Outcome<()> {
 pub struct FileSystems {
     proc: OwnedFd,
     sys: OwnedFd,
-    /// On a host with cgroup v2 alone the container sees its own part, read-only.
+    /// The container's own part of the cgroups, read-only.
     cgroup: Option<OwnedFd>,
 }
 
 impl FileSystems {
-    /// Makes them, mounted nowhere, while the host's are seen.
-    pub fn make(privileged: bool) -> Outcome<FileSystems> {
+    /// Makes them, mounted nowhere, while the host's are seen. `cgroups` is what is shown of version 1.
+    pub fn make(privileged: bool, cgroups: Option<OwnedFd>) -> Outcome<FileSystems> {
         let read_only = QUIET | MountAttrFlags::MOUNT_ATTR_RDONLY;
         let groups = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
         let v2_alone = groups.lines().all(|line| line.starts_with("0::"));
-        let cgroup = (!privileged && v2_alone).then(|| file_system("cgroup2", &[], read_only));
+        let cgroup = match !privileged && v2_alone {
+            true => Some(file_system("cgroup2", &[], read_only).context("make /sys/fs/cgroup")?),
+            false => cgroups,
+        };
         Ok(FileSystems {
             proc: file_system("proc", &[], QUIET).context("make /proc")?,
             sys: file_system("sysfs", &[], read_only).context("make /sys")?,
-            cgroup: cgroup.transpose().context("make /sys/fs/cgroup")?,
+            cgroup,
         })
     }
 

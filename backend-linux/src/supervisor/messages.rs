@@ -6,7 +6,7 @@ use protocol::ResourceLimits;
 use serde::{Deserialize, Serialize};
 
 pub use crate::{
-    cgroup::CgroupEntry,
+    cgroup::{CgroupEntry, CgroupView},
     config::Hardening,
     defence::{Defence, Defences},
     ids::{IdMaps, IdRange, id_map_lines, ids_inside},
@@ -197,6 +197,9 @@ pub struct StartRequest {
     pub init_cgroup: CgroupEntry,
     /// Where its processes belong.
     pub main_cgroup: CgroupEntry,
+    /// What it sees of cgroup v1.
+    #[serde(default)]
+    pub cgroup_views: Vec<CgroupView>,
     /// How many descriptors a process may have open unless its own limits say otherwise: what the server was started
     /// with. None: what the supervisor was started with.
     #[serde(default)]

@@ -18,7 +18,7 @@ pub use clone::{Forked, fork, reset_signals};
 pub use descriptors::{close_all_but, close_from_at_exec};
 pub use keyring::leave_session_keyring;
 pub use memory::give_back_freed_memory;
-pub use mount::{idmap_mount, idmap_mount_tree, set_mount_read_only};
+pub use mount::{idmap_mount, idmap_mount_tree, set_mount_read_only, set_mount_read_only_and_quiet};
 pub use readiness::async_fd;
 pub use seccomp::install_filter;
 pub use shm::{SHARED_WORDS, SharedWords};

@@ -18,6 +18,9 @@ struct MountAttr {
 }
 
 const MOUNT_ATTR_RDONLY: u64 = 0x1;
+const MOUNT_ATTR_NOSUID: u64 = 0x2;
+const MOUNT_ATTR_NODEV: u64 = 0x4;
+const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 const AT_RECURSIVE: libc::c_uint = 0x8000;
 
@@ -53,4 +56,10 @@ pub fn idmap_mount_tree(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Re
 /// Makes a detached mount, and all that is mounted below it, read-only.
 pub fn set_mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     mount_setattr(mount, AT_RECURSIVE, &MountAttr { attr_set: MOUNT_ATTR_RDONLY, ..MountAttr::default() })
+}
+
+/// The same, and nothing there is a device or a program.
+pub fn set_mount_read_only_and_quiet(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    mount_setattr(mount, AT_RECURSIVE, &MountAttr { attr_set, ..MountAttr::default() })
 }
