@@ -68,6 +68,23 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
+fn it_sees_the_cgroups_that_its_container_sees() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let image = image(directory.path(), &[]);
+            let handle = world.create().await;
+            let script = "grep ' /sys/fs/cgroup' /proc/self/mountinfo | cut -d ' ' -f 4-6 | sort";
+            let of_container =
+                ended(world, &handle, ProcessSpec { image: ImageRef::default(), ..spec(&image, script) });
+            let of_container = of_container.await;
+            assert!(of_container.0.contains("/ /sys/fs/cgroup ro,"), "{of_container:?}");
+            assert_eq!(ended(world, &handle, spec(&image, script)).await, of_container);
+        })
+    });
+}
+
+#[test]
 fn it_has_the_images_files_and_users_and_starts_in_its_root() {
     on_linux(|world| {
         Box::pin(async move {
