@@ -15,7 +15,7 @@ use crate::{
 
 /// The test programs that `cargo xtask test` runs there: those that a kernel, its cgroups v2 and its AppArmor can make
 /// a difference to. All others take too long where every system call is emulated: they are for `cargo xtask vm`.
-const IN_TEST: &[&str] = &["apparmor", "confinement", "devices", "ids", "kernel", "prepared", "surface"];
+const IN_TEST: &[&str] = &["apparmor", "confinement", "devices", "ids", "kernel", "surface"];
 /// The conformance suite there: through HTTP, which is all of it.
 const CONFORMANCE: &str = "conformance_linux_http";
 /// How long all that may take.
