@@ -20,7 +20,7 @@ use protocol::{
 
 use crate::{
     FakeOptions, Faults, Op, Programs, User, archive,
-    container::{Container, Phase},
+    container::{Container, Phase, metrics_of_process},
     containers::Containers,
     files::Tree,
     network::{Addresses, Pool},
@@ -132,6 +132,15 @@ impl Inner {
         let container = lock(&self.containers).by_handle.get(handle).cloned();
         let usable = container.filter(|c| matches!(c.phase(), Phase::Created | Phase::Destroying));
         usable.ok_or_else(|| Error::container_not_found(handle))
+    }
+
+    /// What the process of that id uses, if it is counted by itself.
+    fn metrics_of_process(&self, id: &str) -> Option<Metrics> {
+        let containers: Vec<_> = lock(&self.containers).by_handle.values().cloned().collect();
+        containers.iter().find_map(|container| {
+            let process = container.process(id).ok().filter(|process| process.is_running())?;
+            Some(metrics_of_process(container, process.apart.as_ref()?))
+        })
     }
 
     fn max_containers(&self) -> u64 {
@@ -277,8 +286,11 @@ impl Backend for FakeBackend {
 
     async fn bulk_metrics(&self, handles: &[String]) -> Result<BulkMetrics> {
         self.0.faults.enter(Op::BulkMetrics).await?;
-        let metrics =
-            |handle: &String| (handle.clone(), self.0.find(handle).map(|container| container.metrics()));
+        let metrics = |handle: &String| {
+            let found = self.0.find(handle).map(|container| container.metrics());
+            let found = found.or_else(|unknown| self.0.metrics_of_process(handle).ok_or(unknown));
+            (handle.clone(), found)
+        };
         Ok(handles.iter().map(metrics).collect())
     }
 
@@ -356,12 +368,13 @@ impl Backend for FakeBackend {
 
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
         let container = self.enter(Op::Run, handle).await?;
+        self.0.check_image(&spec.image.uri)?;
         let id = match spec.id.as_str() {
             "" => format!("proc-{}", self.0.process_ids.next()),
             id => id.to_owned(),
         };
         let rings = Rings { bytes: self.0.options.ring_bytes, dropped_bytes: self.0.dropped_bytes.clone() };
-        let process = FakeProcess::new(id, spec.tty, &rings, self.0.faults.clone());
+        let process = FakeProcess::new(id, &spec, &rings, self.0.faults.clone());
         run::start(&container, &spec, process, &self.0.users, &self.0.programs).await
     }
 

@@ -95,7 +95,7 @@ async fn id(context: Context) -> Result<i32> {
 async fn ls(context: Context) -> Result<i32> {
     let path = if context.args.is_empty() { "." } else { context.arg(0) };
     let names = {
-        let files = lock(&context.container.files);
+        let files = lock(&context.files);
         let at = files.resolve(&context.dir, path, true);
         at.ok().filter(|at| files.get(at).is_some()).map(|at| {
             let names = files.below(&at).map(|(name, _)| name).filter(|name| !name.contains('/'));
@@ -115,7 +115,7 @@ async fn ls(context: Context) -> Result<i32> {
 async fn stat(context: Context) -> Result<i32> {
     let path = context.arg(2);
     let answer = {
-        let files = lock(&context.container.files);
+        let files = lock(&context.files);
         let at = files.resolve(&context.dir, path, false);
         at.ok().and_then(|at| files.get(&at)).map(|node| {
             let replaced = context.arg(1).replace("%u", &node.uid.to_string());
@@ -135,7 +135,7 @@ async fn stat(context: Context) -> Result<i32> {
 
 /// `test -e|-d|-f PATH`
 async fn test(context: Context) -> Result<i32> {
-    let files = lock(&context.container.files);
+    let files = lock(&context.files);
     let at = files.resolve(&context.dir, context.arg(1), true);
     let found = at.ok().and_then(|at| files.get(&at));
     let holds = match context.arg(0) {
@@ -183,7 +183,7 @@ async fn dd(context: Context) -> Result<i32> {
             _ => return context.complain(1, format!("dd: the fake does not know {arg:?}")).await,
         }
     }
-    let limit = context.container.limits.memory.limit_in_bytes;
+    let limit = context.memory_limit_bytes();
     if limit > 0 && block_bytes > limit {
         return context.run_out_of_memory().await;
     }

@@ -25,7 +25,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     files::{Files, Tree},
     network::{Addresses, Mapping, Pool},
-    process::FakeProcess,
+    process::{Apart, FakeProcess},
     sync::lock,
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct Container {
     pub handle: String,
     pub env: Vec<String>,
     pub limits: Limits,
-    pub files: Files,
+    pub files: Arc<Files>,
     pub phase: watch::Sender<Phase>,
     created_at: Instant,
     /// Bytes and nodes of the root filesystem as it was at first.
@@ -83,7 +83,7 @@ impl Container {
             env: spec.env.clone(),
             limits: spec.limits,
             image_usage: files.usage(),
-            files: Mutex::new(files),
+            files: Arc::new(Mutex::new(files)),
             phase: watch::Sender::new(Phase::Creating),
             created_at: Instant::now(),
             oom_kills,
@@ -251,20 +251,15 @@ impl Container {
         if let Some(metrics) = &state.scripted_metrics {
             return metrics.clone();
         }
-        let running = state.processes.values().filter(|process| process.is_running()).count() as u64;
+        // Those with limits of their own are not in its groups.
+        let counted = |process: &&Arc<FakeProcess>| process.is_running() && process.own_limits().is_none();
+        let running = state.processes.values().filter(counted).count() as u64;
         let (bytes, nodes) = lock(&self.files).usage();
         let age = self.created_at.elapsed();
         // One more than asked for: its init.
         let pids = running + 1;
         Metrics {
-            memory: MemoryStat {
-                hierarchical_memory_limit: self.limits.memory.limit_in_bytes,
-                total_rss: pids * BYTES_PER_PROCESS,
-                rss: pids * BYTES_PER_PROCESS,
-                anon: pids * BYTES_PER_PROCESS,
-                total_usage_toward_limit: pids * BYTES_PER_PROCESS,
-                ..MemoryStat::default()
-            },
+            memory: memory(pids, self.limits.memory.limit_in_bytes),
             cpu: CpuStat::default(),
             disk: DiskStat {
                 total_bytes_used: bytes,
@@ -277,6 +272,31 @@ impl Container {
             age,
             cpu_entitlement_ns: age.as_nanos().try_into().unwrap_or(u64::MAX),
         }
+    }
+}
+
+/// What a process that is counted by itself uses.
+pub(crate) fn metrics_of_process(container: &Container, apart: &Apart) -> Metrics {
+    let limit = apart.limits.map_or(container.limits.memory, |limits| limits.memory);
+    let age = apart.started_at.elapsed();
+    Metrics {
+        memory: memory(1, limit.limit_in_bytes),
+        pid: PidStat { current: 1, max: 0 },
+        age,
+        cpu_entitlement_ns: age.as_nanos().try_into().unwrap_or(u64::MAX),
+        ..Metrics::default()
+    }
+}
+
+fn memory(processes: u64, limit_bytes: u64) -> MemoryStat {
+    let bytes = processes * BYTES_PER_PROCESS;
+    MemoryStat {
+        hierarchical_memory_limit: limit_bytes,
+        total_rss: bytes,
+        rss: bytes,
+        anon: bytes,
+        total_usage_toward_limit: bytes,
+        ..MemoryStat::default()
     }
 }
 

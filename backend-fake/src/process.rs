@@ -14,9 +14,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use protocol::{
-    ByteStream, Error, Output, OutputReader, Process, ProcessControl, Result, Signal, TtySpec, WindowSize,
+    ByteStream, Error, Output, OutputReader, Process, ProcessControl, ProcessLimits, ProcessSpec, Result,
+    Signal, TtySpec, WindowSize,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     faults::{Faults, Op},
@@ -46,7 +50,16 @@ pub(crate) struct FakeProcess {
     exit: watch::Sender<Option<Result<i32>>>,
     /// The terminal's size, and how often it was set.
     pub window: watch::Sender<(WindowSize, u64)>,
+    /// What it has of its own, if anything.
+    pub apart: Option<Apart>,
     faults: Arc<Faults>,
+}
+
+/// A process with limits or an image of its own.
+pub(crate) struct Apart {
+    /// Its limits; none: the container's.
+    pub limits: Option<ProcessLimits>,
+    pub started_at: Instant,
 }
 
 /// What a process's output streams are made of.
@@ -69,7 +82,9 @@ pub enum OnTerminate {
 }
 
 impl FakeProcess {
-    pub fn new(id: String, tty: Option<TtySpec>, rings: &Rings, faults: Arc<Faults>) -> Arc<Self> {
+    pub fn new(id: String, spec: &ProcessSpec, rings: &Rings, faults: Arc<Faults>) -> Arc<Self> {
+        let tty = spec.tty;
+        let is_apart = spec.limits.is_some() || !spec.image.uri.is_empty();
         let ring = || Ring::new(rings.bytes, rings.dropped_bytes.clone());
         let stdout = ring();
         let (stderr, empty) = match tty {
@@ -87,8 +102,14 @@ impl FakeProcess {
             doom: watch::Sender::new(None),
             exit: watch::Sender::new(None),
             window: watch::Sender::new((tty.unwrap_or_default().size(), 0)),
+            apart: is_apart.then(|| Apart { limits: spec.limits, started_at: Instant::now() }),
             faults,
         })
+    }
+
+    /// Its limits, if it has some of its own.
+    pub fn own_limits(&self) -> Option<ProcessLimits> {
+        self.apart.as_ref().and_then(|apart| apart.limits)
     }
 
     /// Runs `program` until it ends or a signal ends it. Resolves when it waits for the first time, so that a test

@@ -12,7 +12,7 @@ use protocol::{Error, Result, WindowSize};
 use crate::{
     busybox,
     container::Container,
-    files,
+    files::{self, Files},
     process::{FakeProcess, KILLED, OnTerminate},
     shell,
     sync::lock,
@@ -104,6 +104,8 @@ pub struct Context {
     pub user: User,
     pub(crate) process: Arc<FakeProcess>,
     pub(crate) container: Arc<Container>,
+    /// Those of its root: the container's, or its own.
+    pub(crate) files: Arc<Files>,
     pub(crate) programs: Arc<Programs>,
     pub(crate) stdout: Sink,
     pub(crate) stderr: Sink,
@@ -134,7 +136,7 @@ impl Context {
             // The file was opened before the program began: only its removal can make this fail, and a program
             // does not notice that either.
             Sink::File(path) => {
-                let _ = lock(&self.container.files).write("/", path, &User::root(), data, false);
+                let _ = lock(&self.files).write("/", path, &User::root(), data, false);
             }
         }
     }
@@ -146,12 +148,12 @@ impl Context {
 
     /// Content of a file of the container; the error is the kernel's text.
     pub fn read_file(&self, path: &str) -> std::result::Result<Bytes, String> {
-        files::read(&self.container.files, &self.dir, path, &self.user)
+        files::read(&self.files, &self.dir, path, &self.user)
     }
 
     /// Writes a file of the container, in the place of its former content; the error is the kernel's text.
     pub fn write_file(&self, path: &str, data: &[u8]) -> std::result::Result<(), String> {
-        lock(&self.container.files).write(&self.dir, path, &self.user, data, true)
+        lock(&self.files).write(&self.dir, path, &self.user, data, true)
     }
 
     /// Chooses what SIGTERM does from now on.
@@ -182,6 +184,12 @@ impl Context {
         self.container.note_out_of_memory();
         self.process.die(KILLED);
         std::future::pending().await
+    }
+
+    /// How much memory it may have; 0: as much as it likes.
+    pub(crate) fn memory_limit_bytes(&self) -> u64 {
+        let own = self.process.own_limits().map(|limits| limits.memory);
+        own.unwrap_or(self.container.limits.memory).limit_in_bytes
     }
 
     /// Complains on standard error and answers with `status`.

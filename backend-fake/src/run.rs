@@ -1,11 +1,15 @@
 //! Starting a process: everything that is checked and worked out before it begins.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use protocol::{Error, Process, ProcessSpec, Result};
 
 use crate::{
     container::Container,
+    files::{Files, Tree},
     process::FakeProcess,
     programs::{Context, Programs, Sink},
     sync::lock,
@@ -29,11 +33,15 @@ pub(crate) async fn start(
     if spec.path.is_empty() {
         return Err(Error::invalid("path", "is empty: name the program to run"));
     }
+    crate::spec::check_bind_mounts(&spec.bind_mounts)?;
     crate::spec::check_env(&spec.env)?;
     let user = users::find(accounts, &spec.user)?;
     let env = environment(&container.env, &spec.env, &user);
     let program = programs.find(&spec.path, env.get("PATH").map_or("", String::as_str))?;
-    let dir = working_dir(container, spec, &user)?;
+    let has_image = !spec.image.uri.is_empty();
+    let files = if has_image { Arc::new(Mutex::new(Tree::base(accounts))) } else { container.files.clone() };
+    let home = if has_image { "/" } else { user.home.as_str() };
+    let dir = working_dir(&files, spec, home, &user)?;
     container.add_process(process.clone())?;
     let context = Context {
         args: spec.args.clone(),
@@ -42,6 +50,7 @@ pub(crate) async fn start(
         user,
         process: process.clone(),
         container: container.clone(),
+        files,
         programs: programs.clone(),
         stdout: Sink::Stdout,
         stderr: Sink::Stderr,
@@ -52,10 +61,10 @@ pub(crate) async fn start(
     Ok(process.started())
 }
 
-/// The spec's directory, else the user's home; made if it is missing.
-fn working_dir(container: &Container, spec: &ProcessSpec, user: &User) -> Result<String> {
-    let dir = if spec.dir.is_empty() { &user.home } else { &spec.dir };
-    let mut files = lock(&container.files);
+/// The spec's directory, else `home`; made if it is missing.
+fn working_dir(files: &Files, spec: &ProcessSpec, home: &str, user: &User) -> Result<String> {
+    let dir = if spec.dir.is_empty() { home } else { &spec.dir };
+    let mut files = lock(files);
     let made = files.resolve(&user.home, dir, true).and_then(|at| {
         files.make_dirs(&at, user, &User::root())?;
         files.enter(&at, user)?;

@@ -226,7 +226,7 @@ impl Shell {
 
     async fn change_dir(&mut self, path: &str) -> Result<i32> {
         let at = {
-            let files = lock(&self.context.container.files);
+            let files = lock(&self.context.files);
             let at = files.resolve(&self.context.dir, path, true);
             at.ok().filter(|at| files.get(at).is_some_and(|node| node.is_dir()))
         };
@@ -250,7 +250,7 @@ async fn run_program(name: &str, context: Context) -> Result<i32> {
 
 /// Opens a file for output.
 fn open(context: &Context, path: &str, truncate: bool) -> Result<Sink, String> {
-    let mut files = lock(&context.container.files);
+    let mut files = lock(&context.files);
     files.write(&context.dir, path, &context.user, b"", truncate)?;
     Ok(Sink::File(files.resolve(&context.dir, path, true)?))
 }

@@ -5,6 +5,7 @@
 
 pub mod creates;
 pub mod errors;
+pub mod extra_processes;
 pub mod files;
 pub mod grace;
 pub mod kernel;
@@ -165,6 +166,11 @@ macro_rules! for_each_behaviour {
                 outbound_rules_are_taken,
                 a_mapped_port_leads_into_the_container,
             }
+            extra_processes {
+                a_limit_of_its_own_holds_it_alone,
+                the_containers_limit_holds_those_without_their_own,
+                bulk_metrics_have_it_under_its_id,
+            }
             errors {
                 every_operation_names_an_unknown_handle,
             }
@@ -187,6 +193,7 @@ mod tests {
     const SOURCES: &[(&str, &str)] = &[
         ("creates", include_str!("creates.rs")),
         ("errors", include_str!("errors.rs")),
+        ("extra_processes", include_str!("extra_processes.rs")),
         ("files", include_str!("files.rs")),
         ("grace", include_str!("grace.rs")),
         ("kernel", include_str!("kernel.rs")),
