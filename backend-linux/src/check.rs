@@ -64,6 +64,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
         let depot = Depot::open(&opening.depot, opening.die_at_record_write)?;
         let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
         let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules).map_err(container::Error::from)?;
+        let cgroups = cgroups.with_policy(opening.limit_policy.clone());
         Ok((init, depot, store, cgroups))
     });
     let (init, depot, store, cgroups) = opened.await??;

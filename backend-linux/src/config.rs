@@ -5,7 +5,11 @@ use std::{net::IpAddr, path::PathBuf};
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::DeviceRule, defence::Defences, ids::IdConfig};
+use crate::{
+    cgroup::{DeviceRule, LimitPolicy},
+    defence::Defences,
+    ids::IdConfig,
+};
 
 /// Settings of a [`LinuxBackend`](crate::LinuxBackend); [`Config::default`] is what FLAGS in the README states.
 #[derive(Debug, Clone)]
@@ -37,6 +41,8 @@ pub struct Config {
     pub cpu_entitlement_per_share_percent: Option<f64>,
     /// Devices that unprivileged containers may use besides those that all may.
     pub device_rules: Vec<DeviceRule>,
+    /// How the limits of all containers are meant.
+    pub limit_policy: LimitPolicy,
     /// Addresses, ports and rules.
     pub network: NetworkConfig,
     /// What processes of unprivileged containers are kept from besides.
@@ -98,6 +104,7 @@ impl Default for Config {
             ids: IdConfig::default(),
             cpu_entitlement_per_share_percent: None,
             device_rules: Vec::new(),
+            limit_policy: LimitPolicy::default(),
             network: NetworkConfig::default(),
             hardening: Hardening::default(),
             defences: Defences::default(),

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Cgroups, DeviceRule, Error, Result, V1, V2, devices::DeviceList, group::write};
+use super::{Cgroups, DeviceRule, Error, LimitPolicy, Result, V1, V2, devices::DeviceList, group::write};
 
 /// What containers use where a v1 hierarchy has it. Each hierarchy more costs a create, a run and a destroy 25 µs.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "devices", "pids"];
@@ -46,7 +46,14 @@ impl Cgroups {
         if v1.is_empty() && v2.is_none() {
             return Err(Error::NoHierarchy);
         }
-        let mut cgroups = Cgroups { v1, v2, devices: DeviceList::None, made, missing: Vec::new() };
+        let mut cgroups = Cgroups {
+            v1,
+            v2,
+            devices: DeviceList::None,
+            policy: LimitPolicy::default(),
+            made,
+            missing: Vec::new(),
+        };
         cgroups.devices = DeviceList::new(cgroups.place("devices"), cgroups.v2.is_some(), device_rules);
         // Every v2 group counts its CPU time, with or without a controller.
         let counted = |controller: &str| controller == "cpuacct" && cgroups.v2.is_some();

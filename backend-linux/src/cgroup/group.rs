@@ -67,8 +67,8 @@ impl Cgroups {
     }
 
     pub(super) fn apply(&self, directory: &str, limits: &Limits) -> Result<()> {
-        let on_v1 = settings::v1(limits).into_iter().map(|setting| (setting, true));
-        let on_v2 = settings::v2(limits).into_iter().map(|setting| (setting, false));
+        let on_v1 = settings::v1(limits, &self.policy).into_iter().map(|setting| (setting, true));
+        let on_v2 = settings::v2(limits, &self.policy).into_iter().map(|setting| (setting, false));
         for (setting, for_v1) in on_v1.chain(on_v2) {
             let base = match self.place(setting.controller) {
                 Some(Place::V1(base)) if for_v1 => base,

@@ -31,6 +31,7 @@ use devices::DeviceList;
 pub use devices::{DeviceRule, DeviceRuleError, Devices};
 pub use error::Error;
 pub use extra::ProcessGroup;
+pub use settings::LimitPolicy;
 
 /// What a call of this module gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -99,6 +100,7 @@ pub struct Cgroups {
     v1: Vec<V1>,
     v2: Option<V2>,
     devices: DeviceList,
+    policy: LimitPolicy,
     /// The base groups that were not there before.
     made: Vec<PathBuf>,
     missing: Vec<&'static str>,
@@ -116,6 +118,11 @@ impl Cgroups {
     /// the server to say at start.
     pub fn missing(&self) -> &[&'static str] {
         &self.missing
+    }
+
+    /// The same, with limits meant in that way.
+    pub fn with_policy(self, policy: LimitPolicy) -> Cgroups {
+        Cgroups { policy, ..self }
     }
 
     /// For who only looked: removes the base groups that this made, as far as nobody has put anything in them.

@@ -30,31 +30,64 @@ impl Setting {
     }
 }
 
+/// How the limits of all containers are meant: the operator's choice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LimitPolicy {
+    /// Memory in swap does not count.
+    pub swap_is_free: bool,
+    /// How many microseconds of CPU time in each tenth of a second a share is at most; 0: no ceiling.
+    pub cpu_quota_per_share_us: u64,
+}
+
+/// The period of a ceiling on CPU time, and the least that the kernel takes for one.
+const QUOTA_PERIOD_US: u64 = 100_000;
+const QUOTA_MIN_US: u64 = 1_000;
+
+impl LimitPolicy {
+    /// The ceiling in each period; none without shares to compute it from.
+    fn quota_us(&self, limits: &Limits) -> Option<u64> {
+        let shares = shares(limits).filter(|_| self.cpu_quota_per_share_us > 0)?;
+        // The kernel takes no more than 2^44 microseconds.
+        Some(shares.saturating_mul(self.cpu_quota_per_share_us).clamp(QUOTA_MIN_US, 1 << 44))
+    }
+}
+
 /// What to write on v1, in this order: memory with swap may never be below memory alone.
-pub(super) fn v1(limits: &Limits) -> Vec<Setting> {
+pub(super) fn v1(limits: &Limits, policy: &LimitPolicy) -> Vec<Setting> {
     let mut settings = Vec::new();
     let memory = limits.memory.limit_in_bytes;
     if memory > 0 {
         settings.push(Setting::new("memory", "memory.limit_in_bytes", memory));
-        settings.push(Setting::new("memory", "memory.memsw.limit_in_bytes", memory).optional());
+        if !policy.swap_is_free {
+            settings.push(Setting::new("memory", "memory.memsw.limit_in_bytes", memory).optional());
+        }
     }
     if let Some(shares) = shares(limits) {
         settings.push(Setting::new("cpu", "cpu.shares", shares));
+    }
+    if let Some(quota) = policy.quota_us(limits) {
+        settings.push(Setting::new("cpu", "cpu.cfs_period_us", QUOTA_PERIOD_US));
+        settings.push(Setting::new("cpu", "cpu.cfs_quota_us", quota));
     }
     settings.extend(pids(limits));
     settings
 }
 
 /// What to write on v2, in this order: no swap before there is a limit that swap would soften.
-pub(super) fn v2(limits: &Limits) -> Vec<Setting> {
+pub(super) fn v2(limits: &Limits, policy: &LimitPolicy) -> Vec<Setting> {
     let mut settings = Vec::new();
     let memory = limits.memory.limit_in_bytes;
     if memory > 0 {
-        settings.push(Setting::new("memory", "memory.swap.max", 0).optional());
+        if !policy.swap_is_free {
+            settings.push(Setting::new("memory", "memory.swap.max", 0).optional());
+        }
         settings.push(Setting::new("memory", "memory.max", memory));
     }
     if let Some(shares) = shares(limits) {
         settings.push(Setting::new("cpu", "cpu.weight", weight_from_shares(shares)));
+    }
+    if let Some(quota) = policy.quota_us(limits) {
+        settings.push(Setting::new("cpu", "cpu.max", format!("{quota} {QUOTA_PERIOD_US}")));
     }
     settings.extend(pids(limits));
     settings
@@ -136,6 +169,14 @@ mod tests {
         }
     }
 
+    fn v1(limits: &Limits) -> Vec<Setting> {
+        super::v1(limits, &LimitPolicy::default())
+    }
+
+    fn v2(limits: &Limits) -> Vec<Setting> {
+        super::v2(limits, &LimitPolicy::default())
+    }
+
     fn written(settings: Vec<Setting>) -> Vec<(&'static str, String)> {
         settings.into_iter().map(|setting| (setting.file, setting.value)).collect()
     }
@@ -164,6 +205,28 @@ mod tests {
             [("memory.swap.max", "0"), ("memory.max", "1048576"), ("cpu.weight", "39"), ("pids.max", "64")];
         let expected: Vec<_> = expected.map(|(file, value)| (file, value.to_owned())).into();
         assert_eq!(written(v2(&limits(1 << 20, 1024, 64))), expected);
+    }
+
+    #[test]
+    fn swap_can_be_free() {
+        let policy = LimitPolicy { swap_is_free: true, ..LimitPolicy::default() };
+        let limits = limits(1 << 20, 0, 0);
+        let memory = "1048576".to_owned();
+        assert_eq!(written(super::v1(&limits, &policy)), [("memory.limit_in_bytes", memory.clone())]);
+        assert_eq!(written(super::v2(&limits, &policy)), [("memory.max", memory)]);
+    }
+
+    #[test]
+    fn shares_can_have_a_ceiling() {
+        let policy = LimitPolicy { cpu_quota_per_share_us: 10, ..LimitPolicy::default() };
+        let both = |shares| {
+            let limits = limits(0, shares, 0);
+            let last = |settings: Vec<Setting>| settings.last().map(|setting| setting.value.clone());
+            (last(super::v1(&limits, &policy)), last(super::v2(&limits, &policy)))
+        };
+        assert_eq!(both(1024), (Some("10240".to_owned()), Some("10240 100000".to_owned())));
+        assert_eq!(both(2), (Some("1000".to_owned()), Some("1000 100000".to_owned())), "the kernel's least");
+        assert_eq!(both(0), (None, None), "nothing to compute it from");
     }
 
     #[test]

@@ -199,6 +199,7 @@ fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
         v1: vec![],
         v2: Some(V2 { controllers: vec![], base }),
         devices: list,
+        policy: super::LimitPolicy::default(),
         made: vec![],
         missing: vec![],
     };

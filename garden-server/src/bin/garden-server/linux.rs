@@ -1,6 +1,6 @@
 //! The Linux backend, with settings from the options.
 
-use backend_linux::{Config, HostIds, LinuxBackend};
+use backend_linux::{Config, HostIds, LimitPolicy, LinuxBackend};
 
 use crate::{backends::Chosen, options::Options};
 
@@ -28,6 +28,10 @@ fn config(options: &Options) -> Result<Config, String> {
         .map(|rule| rule.parse().map_err(|error| format!("--device-cgroup-rule: {error}")))
         .collect::<Result<_, _>>()?;
     config.cpu_entitlement_per_share_percent = options.cpu_entitlement_per_share;
+    config.limit_policy = LimitPolicy {
+        swap_is_free: options.disable_swap_limit,
+        cpu_quota_per_share_us: options.cpu_quota_per_share,
+    };
     let network = &mut config.network;
     network.pool = options
         .network_pool

@@ -137,6 +137,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PERCENT", value_parser = percent, env = "GARDEN_CPU_ENTITLEMENT_PER_SHARE",
           global = true, help_heading = "Limits")]
     pub(crate) cpu_entitlement_per_share: Option<f64>,
+    /// Microseconds of CPU time in each tenth of a second that a CPU share is at most; 0: no ceiling.
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = 0,
+        env = "GARDEN_CPU_QUOTA_PER_SHARE",
+        global = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) cpu_quota_per_share: u64,
+    /// A container's memory limit does not count what is in swap.
+    #[arg(long, env = "GARDEN_DISABLE_SWAP_LIMIT", global = true, help_heading = "Limits")]
+    pub(crate) disable_swap_limit: bool,
     /// Devices that unprivileged containers may use besides those that all may, as in "c 10:229 rwm" (repeatable).
     #[arg(
         long,
