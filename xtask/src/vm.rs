@@ -43,14 +43,20 @@ pub fn conformance() -> Result<String, String> {
     if printed.contains("\ntest result: ") { Ok(printed) } else { ended.map(|()| printed) }
 }
 
+/// Whether the machine can be run as it is.
+pub fn image_is_there() -> bool {
+    let image = image_folder().is_ok_and(|folder| folder.join("root.img").exists());
+    image && shell::is_root() && shell::find("qemu-system-x86_64").is_some()
+}
+
 /// Prepares the machine's image, once. The reason why not is for people.
 pub fn prepare() -> Outcome {
     if !shell::is_root() {
         return Err("the machine's image is made with Debian's package tools, as root: sudo cargo xtask vm"
             .to_owned());
     }
-    let there = image_folder()?.join("root.img").exists() && shell::find("qemu-system-x86_64").is_some();
-    if !there {
+    image_folder()?;
+    if !image_is_there() {
         if shell::find("apt-get").is_none() {
             return Err(
                 "the machine's image is made with Debian's package tools, which are not here".to_owned()
