@@ -79,7 +79,7 @@ fn set_up(
     view::pivot(root)?;
 
     own.attach(root, dev)?;
-    view::fill_dev(dev, &namespaces.devpts)?;
+    view::fill_dev(dev, &outside.devpts)?;
     // Before the bind mounts, which may show parts of /proc elsewhere.
     own.hide_host(dev, &request.defences)?;
     for bind in &request.binds {

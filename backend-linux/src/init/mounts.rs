@@ -29,7 +29,7 @@ use rustix::{
     process::{Gid, Uid},
 };
 
-use crate::{binds, hierarchies, start::fail};
+use crate::{binds, hierarchies, namespaces::Namespaces, start::fail};
 
 /// What the container's init puts in place.
 pub struct Outside {
@@ -38,10 +38,12 @@ pub struct Outside {
     pub binds: Vec<OwnedFd>,
     /// What is seen of cgroup v1.
     pub cgroups: Option<OwnedFd>,
+    pub devpts: OwnedFd,
 }
 
 /// Makes what depends on the request.
-pub fn prepare(request: &StartRequest, userns: Option<BorrowedFd<'_>>) -> Result<Outside, Failure> {
+pub fn prepare(request: &StartRequest, namespaces: &Namespaces) -> Result<Outside, Failure> {
+    let userns = namespaces.user.as_ref().map(AsFd::as_fd);
     let all_private = match request.defences.have(Defence::PrivateMounts) {
         true => MountPropagationFlags::REC,
         false => MountPropagationFlags::empty(),
@@ -56,7 +58,8 @@ pub fn prepare(request: &StartRequest, userns: Option<BorrowedFd<'_>>) -> Result
             .map(|wanted| if own.include(wanted) { own.copy(wanted) } else { binds::bind(wanted, userns) })
             .collect::<Result<_, _>>()?;
         let cgroups = hierarchies::show(&request.cgroup_views, &request.mount_point)?;
-        Ok(Outside { root, binds, cgroups })
+        let devpts = terminals(namespaces).map_err(|error| fail("make /dev/pts", error))?;
+        Ok(Outside { root, binds, cgroups, devpts })
     })
 }
 
@@ -180,21 +183,18 @@ pub fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFl
 
 /// `/dev/pts`. One that is made in the host's mount namespace may use the terminals that are reserved for the host, and
 /// one without a maximum may use all others: containers could leave none to the host, or to each other.
-pub fn terminals((user, group): (u32, u32), tty_group: u32) -> Result<OwnedFd, Failure> {
-    let tty_group = tty_group.to_string();
+fn terminals(namespaces: &Namespaces) -> io::Result<OwnedFd> {
+    const TTY_GROUP: u32 = 5;
+    let tty_group = namespaces.group_outside(TTY_GROUP).to_string();
     let options = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", tty_group.as_str()), ("max", "1024")];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    in_private_mount_namespace(MountPropagationFlags::REC, || {
-        let make = || -> io::Result<OwnedFd> {
-            let devpts = file_system("devpts", &options, attributes)?;
-            let (uid, gid) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
-            for name in ["", "ptmx"] {
-                chownat(&devpts, name, uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
-            }
-            Ok(devpts)
-        };
-        make().map_err(|error| fail("make /dev/pts", error))
-    })
+    let devpts = file_system("devpts", &options, attributes)?;
+    let (user, group) = namespaces.root_outside();
+    let (uid, gid) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+    for name in ["", "ptmx"] {
+        chownat(&devpts, name, uid, gid, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(devpts)
 }
 
 /// `/dev`: device nodes, which a user namespace could not make itself.

@@ -31,7 +31,6 @@ pub struct Namespaces {
     ipc: OwnedFd,
     uts: OwnedFd,
     pub dev: OwnedFd,
-    pub devpts: OwnedFd,
 }
 
 /// What a child that holds new namespaces open says.
@@ -63,14 +62,21 @@ impl Namespaces {
         let _ = waitpid(Some(pid), WaitOptions::empty());
         let (user, [network, ipc, uts], netlink) = opened?;
 
-        let user_outside = |id| ids.as_ref().map_or(id, |ids| ids.user(id).unwrap_or(NOBODY));
-        let group_outside = |id| ids.as_ref().map_or(id, |ids| ids.group(id).unwrap_or(NOBODY));
-        let root = (user_outside(0), group_outside(0));
         // For privileged containers, where the host has it: without the kernel's part the file would be a trap.
         let fuse = ids.is_none() && Path::new("/dev/fuse").exists();
+        let root = root_outside(ids.as_ref());
         let dev = mounts::device_directory(root, fuse).map_err(|error| fail("make /dev", error))?;
-        let devpts = mounts::terminals(root, group_outside(5))?;
-        Ok((Namespaces { ids, user, network, ipc, uts, dev, devpts }, netlink))
+        Ok((Namespaces { ids, user, network, ipc, uts, dev }, netlink))
+    }
+
+    /// Who root inside is on the host: user and group.
+    pub fn root_outside(&self) -> (u32, u32) {
+        root_outside(self.ids.as_ref())
+    }
+
+    /// A group's id on the host.
+    pub fn group_outside(&self, inside: u32) -> u32 {
+        self.ids.as_ref().map_or(inside, |ids| ids.group(inside).unwrap_or(NOBODY))
     }
 
     pub fn network(&self) -> BorrowedFd<'_> {
@@ -88,6 +94,11 @@ impl Namespaces {
         setns(&self.uts, CloneFlags::CLONE_NEWUTS)?;
         Ok(())
     }
+}
+
+/// Who root inside is on the host: user and group.
+pub fn root_outside(ids: Option<&IdMaps>) -> (u32, u32) {
+    ids.map_or((0, 0), |ids| (ids.user(0).unwrap_or(NOBODY), ids.group(0).unwrap_or(NOBODY)))
 }
 
 /// In the child: hands a socket of the new network namespace over, and waits for the end of the connection.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     init,
     mounts::{self, Outside},
-    namespaces::Namespaces,
+    namespaces::{Namespaces, root_outside},
     process::winsize,
 };
 
@@ -102,7 +102,7 @@ impl Container {
     pub fn start(namespaces: Namespaces, request: &StartRequest) -> Result<Container, Failure> {
         let init_cgroup = Cgroup::open(&request.init_cgroup)?;
         let main_cgroup = Cgroup::open(&request.main_cgroup)?;
-        let outside = mounts::prepare(request, namespaces.user.as_ref().map(AsFd::as_fd))?;
+        let outside = mounts::prepare(request, &namespaces)?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|error| fail("socketpair", error))?;
@@ -129,7 +129,7 @@ impl Container {
             ids: namespaces.ids,
             user: namespaces.user,
             idmapped_binds: request.idmapped_binds,
-            devpts: namespaces.devpts,
+            devpts: outside.devpts,
             main_cgroup,
             open_files: request.open_files,
             hardening: request.hardening.clone(),
@@ -152,11 +152,7 @@ impl Container {
 
     /// Who root of the container is on the host: user and group.
     pub fn root_outside(&self) -> (u32, u32) {
-        // An id that is not mapped belongs to nobody.
-        let nobody = u32::MAX - 1;
-        self.ids
-            .as_ref()
-            .map_or((0, 0), |ids| (ids.user(0).unwrap_or(nobody), ids.group(0).unwrap_or(nobody)))
+        root_outside(self.ids.as_ref())
     }
 
     pub fn is_alive(&self) -> bool {
