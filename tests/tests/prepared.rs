@@ -168,3 +168,42 @@ async fn many_at_once_get_what_there_is_and_the_rest_is_made_for_them() {
     }
     server.clean_up().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_died_gives_its_place_on_the_network_back() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "4"]);
+    let client = server.start(None).await;
+    // More than the pool of addresses has subnets, all in all.
+    for _ in 0..5 {
+        for pid in full(&server, 4).await {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
+                .expect("kill a supervisor of ours");
+        }
+        until("dead", || waiting(server.pid()).is_empty().then_some(())).await;
+        let handle = client.create(ContainerSpec::default()).await.expect("create");
+        works(&client, &handle).await;
+        client.destroy(&handle).await.expect("destroy");
+    }
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subnet_that_is_just_being_prepared_can_be_asked_for() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "2"]);
+    let client = server.start(None).await;
+    for _ in 0..6 {
+        let handle = client.create(ContainerSpec::default()).await.expect("create");
+        let address: Ipv4Addr = client.info(&handle).await.expect("info").container_ip.parse().unwrap();
+        // Given out in order, those after it were never a container's: they are free, wait, or are being made.
+        let network = Ipv4Addr::from(u32::from(address) + 4).to_string();
+        client.create(ContainerSpec { network, ..Default::default() }).await.expect("create with a subnet");
+    }
+    server.clean_up().await;
+}

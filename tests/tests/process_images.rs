@@ -312,6 +312,23 @@ async fn it_outlives_the_server_and_what_it_had_goes_with_it() {
 }
 
 #[test]
+fn root_of_the_container_does_not_choose_what_covers_files_of_proc() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let image = image(directory.path(), &[]);
+            let script = "grep ' /proc/keys ' /proc/self/mountinfo";
+            for prank in ["true", "rm /dev/null; ln -s /proc/keys /dev/null", "rm /dev/null"] {
+                let handle = world.create().await;
+                assert_eq!(world.run_to_end(&handle, &["sh", "-c", prank]).await.status, 0, "{prank}");
+                let (mounts, status) = ended(world, &handle, spec(&image, script)).await;
+                assert!(mounts.contains(" /null /proc/keys ") && status == 0, "{prank}: {mounts}");
+            }
+        })
+    });
+}
+
+#[test]
 fn files_go_to_the_containers_root_only() {
     on_linux(|world| {
         Box::pin(async move {

@@ -153,12 +153,13 @@ fn make_parts(
 }
 
 fn follow(host: &Arc<Host>, container: &Arc<Container>, id: &str, entry: &Arc<Entry>) {
-    let (host, container, id) = (Arc::clone(host), Arc::clone(container), id.to_owned());
+    // Who waits for a process keeps neither its container nor the server.
+    let (host, container, id) = (Arc::downgrade(host), Arc::downgrade(container), id.to_owned());
     let entry = Arc::clone(entry);
     tokio::spawn(async move {
         let ended = entry.ended().await;
         drop(entry);
-        if ended {
+        if ended && let (Some(host), Some(container)) = (host.upgrade(), container.upgrade()) {
             discard(&host, &container, &id).await;
         }
     });

@@ -127,9 +127,16 @@ async fn start(connection: &Connection, files: Files) -> Result<(), Error> {
         connection.reply().await
     };
     let started = tokio::time::timeout(START_LIMIT, start).await;
-    match started.map_err(|_| ProcessError::Silent(START_LIMIT))?? {
-        (Reply::Started, _) => Ok(()),
-        (other, _) => Err(nonsense(&other).into()),
+    match started.unwrap_or(Err(ProcessError::Silent(START_LIMIT))) {
+        Ok((Reply::Started, _)) => Ok(()),
+        Ok((other, _)) => Err(nonsense(&other).into()),
+        Err(error) => {
+            // Who says why it cannot goes when it is told to.
+            if error.refusal().is_none() {
+                connection.kill();
+            }
+            Err(error.into())
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::{Error, Host, blocking};
 use crate::{
     ids::{Error as IdError, IdLease},
-    network::{Error as NetworkError, Lease, PoolError},
+    network::{Error as NetworkError, Lease, PoolError, Subnet},
     process::{Connection, Error as ProcessError, nonsense},
     supervisor::{PrepareRequest, Reply, Request},
 };
@@ -79,7 +79,8 @@ impl Connected {
         let ids = host.ids.take(false)?;
         let prepared = Prepared::make(host, &ids).await?;
         if let Err(error) = prepared.attach(host, &lease).await {
-            host.network.release(lease.assignment(), &[]).await?;
+            host.prepared.give_up(lease);
+            host.prepared.release_given_up(host).await;
             return Err(error);
         }
         Ok(Connected { connection: prepared.connection, lease, ids })
@@ -90,6 +91,8 @@ impl Connected {
 pub struct Pool {
     size: usize,
     ready: Mutex<VecDeque<Connected>>,
+    /// Places on the network of those that died or had to give way: nobody's until they are released.
+    given_up: Mutex<Vec<Lease>>,
     wanted: Notify,
     /// Held while one is made.
     making: tokio::sync::Mutex<()>,
@@ -97,16 +100,51 @@ pub struct Pool {
 
 impl Pool {
     pub fn new(size: usize) -> Pool {
-        Pool { size, ready: Mutex::default(), wanted: Notify::new(), making: tokio::sync::Mutex::default() }
+        Pool {
+            size,
+            ready: Mutex::default(),
+            given_up: Mutex::default(),
+            wanted: Notify::new(),
+            making: tokio::sync::Mutex::default(),
+        }
     }
 
     fn ready(&self) -> MutexGuard<'_, VecDeque<Connected>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The longest prepared one that still lives, if there is any.
+    fn give_up(&self, lease: Lease) {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+    }
+
+    /// Takes what was given up off the network. Says whether there was anything; what cannot be released is tried again.
+    async fn release_given_up(&self, host: &Host) -> bool {
+        let leases = std::mem::take(&mut *self.given_up.lock().unwrap_or_else(PoisonError::into_inner));
+        let any = !leases.is_empty();
+        for lease in leases {
+            if let Err(error) = host.network.release(lease.assignment(), &[]).await {
+                tracing::warn!(error = %protocol::Error::failed(&error), "cannot release what was prepared");
+                self.give_up(lease);
+            }
+        }
+        any
+    }
+
+    /// Those that still live; the others' places are given up.
+    fn living(&self) -> MutexGuard<'_, VecDeque<Connected>> {
+        let mut ready = self.ready();
+        for found in std::mem::take(&mut *ready) {
+            match found.connection.is_open() {
+                true => ready.push_back(found),
+                false => self.give_up(found.lease),
+            }
+        }
+        ready
+    }
+
+    /// The longest prepared one, if there is any.
     fn take(&self) -> Option<Connected> {
-        let taken = std::iter::from_fn(|| self.ready().pop_front()).find(|found| found.connection.is_open());
+        let taken = self.living().pop_front();
         self.wanted.notify_one();
         taken
     }
@@ -119,19 +157,30 @@ impl Pool {
         taken
     }
 
-    /// The one that has the subnet which a request names and cannot have.
-    fn take_subnet_of(&self, error: &NetworkError) -> Option<Connected> {
-        let NetworkError::Pool(PoolError::SubnetInUse { subnet }) = error else { return None };
-        let mut ready = self.ready();
-        let place = ready.iter().position(|found| found.lease.assignment().subnet == *subnet)?;
-        ready.remove(place).filter(|found| found.connection.is_open())
+    /// The one that has a subnet, be it still being made.
+    async fn take_with(&self, subnet: Subnet) -> Option<Connected> {
+        if let Some(found) = self.take_ready_with(subnet) {
+            return Some(found);
+        }
+        let making = self.making.lock().await;
+        let found = self.take_ready_with(subnet);
+        drop(making);
+        found
+    }
+
+    fn take_ready_with(&self, subnet: Subnet) -> Option<Connected> {
+        let mut living = self.living();
+        let place = living.iter().position(|found| found.lease.assignment().subnet == subnet);
+        self.wanted.notify_one();
+        living.remove(place?)
     }
 
     /// Fills the pool whenever something was taken out of it; never ends.
     pub async fn fill(host: Arc<Host>) {
         let pool = &host.prepared;
         loop {
-            while pool.ready().len() < pool.size {
+            pool.release_given_up(&host).await;
+            while pool.living().len() < pool.size {
                 let making = pool.making.lock().await;
                 match Connected::make(&host).await {
                     Ok(connected) => pool.ready().push_back(connected),
@@ -179,16 +228,20 @@ pub async fn place(host: &Host, requested: &str, privileged: bool) -> Result<Pla
     };
     let prepared = match &error {
         NetworkError::Pool(PoolError::SubnetsExhausted { .. }) => host.prepared.take_next().await,
-        error => host.prepared.take_subnet_of(error),
+        NetworkError::Pool(PoolError::SubnetInUse { subnet }) => host.prepared.take_with(*subnet).await,
+        _ => None,
     };
     match prepared {
-        None => Err(error.into()),
-        Some(connected) if !privileged => Ok(connected.into()),
-        Some(connected) => {
-            let lease = make_way(host, connected, requested).await?;
-            Ok(Place { lease, ids: host.ids.take(privileged)?, connection: None })
-        }
+        Some(connected) if !privileged => return Ok(connected.into()),
+        Some(connected) => host.prepared.give_up(connected.lease),
+        None => {}
     }
+    // One that has died may have had it, too.
+    if !host.prepared.release_given_up(host).await {
+        return Err(error.into());
+    }
+    let lease = plan_when_free(host, requested).await?;
+    Ok(Place { lease, ids: host.ids.take(privileged)?, connection: None })
 }
 
 /// Ids for a container whose place on the network is its own choice. Where only those that wait have any left, one of
@@ -201,15 +254,15 @@ async fn ids(host: &Host, privileged: bool) -> Result<IdLease, Error> {
     let Some(Connected { connection, lease, ids }) = host.prepared.take_next().await else {
         return Err(error.into());
     };
-    host.network.release(lease.assignment(), &[]).await?;
+    host.prepared.give_up(lease);
     drop(connection);
+    host.prepared.release_given_up(host).await;
     Ok(ids)
 }
 
-/// Gives a subnet up that a container of another kind is to have.
-async fn make_way(host: &Host, connected: Connected, requested: &str) -> Result<Lease, Error> {
-    host.network.release(connected.lease.assignment(), &[]).await?;
-    drop(connected);
+/// Waits for the link of a place that was given up to be gone. Nothing is prepared meanwhile, which could take it.
+async fn plan_when_free(host: &Host, requested: &str) -> Result<Lease, Error> {
+    let _making = host.prepared.making.lock().await;
     let deadline = tokio::time::Instant::now() + RETRY;
     loop {
         match host.network.plan(requested) {

@@ -12,7 +12,7 @@ use nix::{
 };
 use rustix::{
     fs::{CWD, Mode, OFlags, open},
-    mount::{MountPropagationFlags, MoveMountFlags, mount_change, move_mount},
+    mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount},
     process::{Signal, WaitOptions, set_parent_process_death_signal, setsid, wait},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
     system::sethostname,
@@ -21,7 +21,7 @@ use rustix::{
 use crate::{
     apparmor,
     credentials::{self, Confinement},
-    mounts::{Outside, bind_at},
+    mounts::{Outside, bind_at, clone_of},
     namespaces::Namespaces,
     start::{Cgroup, Setup},
     users::User,
@@ -81,7 +81,7 @@ fn set_up(
     own.attach(root, dev)?;
     view::fill_dev(dev, &outside.devpts)?;
     // Before the bind mounts, which may show parts of /proc elsewhere.
-    own.hide_host(dev, &request.defences)?;
+    own.hide_host(|| clone_of(dev, "null", OpenTreeFlags::empty()), &request.defences)?;
     for bind in &request.binds {
         let own;
         let mount = if bind.from_container {

@@ -13,15 +13,15 @@ use nix::{
     unistd::{Gid, Uid, setfsgid, setfsuid},
 };
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, fstat, open},
-    mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount},
+    fs::{CWD, FileType, Mode, OFlags, fstat, makedev, mknodat, open},
+    mount::{MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount},
     thread::{capabilities, set_capabilities},
 };
 
 use crate::{
     binds,
     enter::enter_namespaces,
-    mounts::{bind_at, clone_of, find, overlay},
+    mounts::{bind_at, clone_of, file_system, find, overlay},
     start::{Container, fail},
     view::{self, FileSystems},
 };
@@ -54,8 +54,9 @@ pub fn enter(container: &Container, own: &OwnRoot) -> Result<(), Failure> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| fail("new mount namespace", error))?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| fail("make / private", error))?;
+    let covers = null_devices(&own.mount_point).map_err(|error| fail("make null devices", error))?;
     let (root, from_host) = mounts_of_the_host(container, own, container.user_namespace())?;
-    as_containers_root(container, || put_together(container, own, &root, &shared, &from_host))
+    as_containers_root(container, || put_together(container, own, &root, &shared, &from_host, covers))
         .map_err(|error| fail("act as the container's root", error))?
         .map_err(Failure::other)
 }
@@ -95,6 +96,16 @@ fn is_file(place: &OwnedFd) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(fstat(place)?.st_mode).is_file())
 }
 
+/// What covers files: not of the container's `/dev`, whose root may have put anything there.
+fn null_devices(mount_point: &Path) -> io::Result<Vec<OwnedFd>> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let devices = file_system("tmpfs", &[("mode", "0755"), ("size", "4k")], attributes)?;
+    mknodat(&devices, "null", FileType::CharacterDevice, Mode::from(0o666), makedev(1, 3))?;
+    // Only what is mounted can be copied.
+    move_mount(&devices, "", CWD, mount_point, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    (0..view::COVERS).map(|_| clone_of(&devices, "null", OpenTreeFlags::empty())).collect()
+}
+
 /// The root, mounted at its mount point, and detached copies of what the host shows.
 fn mounts_of_the_host(
     container: &Container,
@@ -118,13 +129,15 @@ fn put_together(
     root: &OwnedFd,
     shared: &Shared,
     from_host: &[OwnedFd],
+    mut covers: Vec<OwnedFd>,
 ) -> view::Outcome<()> {
     let cgroups = shared.cgroups.as_ref().map(OwnedFd::try_clone).transpose();
     let cgroups = cgroups.map_err(|error| format!("keep the view of cgroups: {error}"))?;
     let file_systems = FileSystems::make(container.is_privileged(), cgroups)?;
     view::pivot(root)?;
     file_systems.attach(root, &shared.dev)?;
-    file_systems.hide_host(&shared.dev, &container.defences)?;
+    let cover = || covers.pop().ok_or_else(|| ErrorKind::NotFound.into());
+    file_systems.hide_host(cover, &container.defences)?;
     let (mut from_host, mut from_container) = (from_host.iter(), shared.binds.iter());
     for bind in &own.binds {
         let mount = if bind.from_container { from_container.next() } else { from_host.next() };

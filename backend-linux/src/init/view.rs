@@ -41,6 +41,9 @@ impl<T, E: std::fmt::Display> Context<T> for Result<T, E> {
     }
 }
 
+/// At most so many files are covered.
+pub const COVERS: usize = MASKED_IN_PROC.len() + MASKED_IN_SYS.len();
+
 /// Makes a detached tree, which is mounted somewhere in this mount namespace, the root, and lets go of everything else.
 pub fn pivot(root: &OwnedFd) -> Outcome<()> {
     let host =
@@ -90,11 +93,16 @@ impl FileSystems {
     }
 
     /// Covers what tells about the host, and protects what acts on it.
-    pub fn hide_host(&self, dev: &OwnedFd, defences: &Defences) -> Outcome<()> {
+    /// `cover` gives a null device for each file.
+    pub fn hide_host(
+        &self,
+        mut cover: impl FnMut() -> io::Result<OwnedFd>,
+        defences: &Defences,
+    ) -> Outcome<()> {
         let masked = MASKED_IN_PROC.iter().map(|name| (&self.proc, name));
         let masked = masked.chain(MASKED_IN_SYS.iter().map(|name| (&self.sys, name)));
         for (mount, name) in masked.filter(|_| defences.have(Defence::MaskedPaths)) {
-            mask(mount, name, dev).context(&format!("mask {name:?} of /proc or /sys"))?;
+            mask(mount, name, &mut cover).context(&format!("mask {name:?} of /proc or /sys"))?;
         }
         for name in READ_ONLY_IN_PROC.iter().filter(|_| defences.have(Defence::ReadOnlyPaths)) {
             let make_read_only = || -> io::Result<()> {
@@ -109,12 +117,12 @@ impl FileSystems {
     }
 }
 
-fn mask(mount: &OwnedFd, name: &str, dev: &OwnedFd) -> io::Result<()> {
+fn mask(mount: &OwnedFd, name: &str, cover: &mut impl FnMut() -> io::Result<OwnedFd>) -> io::Result<()> {
     let Some(place) = beneath(mount, name)? else { return Ok(()) };
     let cover = if is_directory(&place)? {
         file_system("tmpfs", &[("size", "0k")], MountAttrFlags::MOUNT_ATTR_RDONLY)?
     } else {
-        clone_of(dev, "null", OpenTreeFlags::empty())?
+        cover()?
     };
     attach(&cover, &place)
 }

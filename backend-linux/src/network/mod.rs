@@ -36,7 +36,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 pub use error::Error;
 pub use forwarding::state_directory;
 pub use lease::{Assignment, Lease};
-pub use pool::Error as PoolError;
+pub use pool::{Error as PoolError, Subnet};
 pub use traffic::Traffic;
 
 use crate::{Defence, Defences, NetworkConfig};

@@ -12,7 +12,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create},
     net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt::socket_peercred},
-    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -117,9 +117,12 @@ impl InitBinary {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()?;
+            let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
+            // Not reaped yet, and so the number is still its own.
+            let process = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose()?;
             // It outlives this server, but while both live it must be reaped.
             tokio::spawn(async move { child.wait().await });
-            Ok(Connection { socket: async_fd(ours, Interest::READABLE | Interest::WRITABLE)? })
+            Ok(Connection { socket: async_fd(ours, Interest::READABLE | Interest::WRITABLE)?, process })
         };
         start().map_err(Error::Start)
     }
@@ -180,6 +183,7 @@ impl Supervisor {
                     return Ok(Connection {
                         socket: async_fd(socket, Interest::READABLE | Interest::WRITABLE)
                             .map_err(Error::Gone)?,
+                        process: None,
                     });
                 }
                 // Its queue of connections is full: it is busy.
@@ -220,9 +224,20 @@ impl Supervisor {
 /// One request and what comes of it.
 pub struct Connection {
     socket: AsyncFd<OwnedFd>,
+    /// The supervisor, where this is what it was started with.
+    process: Option<OwnedFd>,
 }
 
 impl Connection {
+    /// Ends a supervisor that was started with this connection and does not do what it should: by its socket nobody
+    /// could tell who it is before it has taken it.
+    pub fn kill(&self) {
+        if let Some(process) = &self.process {
+            // It fails only if it is dead already.
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+    }
+
     /// Whether somebody is at the other end, who has said nothing unasked for.
     pub fn is_open(&self) -> bool {
         let nothing_to_read =
