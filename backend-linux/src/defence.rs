@@ -12,12 +12,16 @@ pub enum Defence {
     Capabilities,
     /// Processes have no descriptors but their standard streams.
     ClosedDescriptors,
+    /// The host's tree is let go of before anything of an image is looked at.
+    DetachedHost,
     /// Processes have no devices but those of the list.
     Devices,
     /// Files of /proc and /sys that tell about the host are covered.
     MaskedPaths,
     /// Nobody traces a process that has not executed a program of the container's yet, nor looks at it in /proc.
     NotDumpable,
+    /// Mounts find their places by descriptor, through no link of the image.
+    PlacesByDescriptor,
     /// What is mounted on the host later does not appear in a container, nor the other way round.
     PrivateMounts,
     /// Files of /proc that act on the host are read-only.

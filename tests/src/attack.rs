@@ -1,13 +1,24 @@
 //! Attacks out of a container: the program that tries them, beside the container's own shell.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+};
 
 use protocol::{BindMount, BindMountMode, BindMountOrigin, ContainerSpec};
+
+use tempfile::TempDir;
 
 use crate::{
     killable::{binary, supervisors},
     world::World,
 };
+
+/// What the images have of busybox.
+const APPLETS: [&str; 14] =
+    ["sh", "cat", "dd", "echo", "grep", "ln", "ls", "mkdir", "mount", "mv", "readlink", "rm", "stat", "wc"];
 
 /// What of the host to show in a container, read-only.
 pub fn shown(source: &str, target: &str) -> BindMount {
@@ -17,6 +28,24 @@ pub fn shown(source: &str, target: &str) -> BindMount {
         mode: BindMountMode::ReadOnly,
         origin: BindMountOrigin::Host,
     }
+}
+
+/// An image of busybox alone, with neither /proc nor /sys nor /dev, and with what `spoil` makes of it: its path, for as
+/// long as the directory lives.
+pub fn image(spoil: impl FnOnce(&Path)) -> (TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bin = directory.path().join("bin");
+    fs::create_dir(&bin).expect("make /bin");
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    fs::copy(busybox.expect("busybox"), bin.join("busybox")).expect("copy busybox");
+    for name in APPLETS {
+        symlink("busybox", bin.join(name)).expect("link an applet");
+    }
+    // Whoever makes an image may well be able to read it.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("open the image to all");
+    spoil(directory.path());
+    let path = directory.path().display().to_string();
+    (directory, path)
 }
 
 /// A new container that has the program of the attacks.

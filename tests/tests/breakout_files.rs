@@ -12,24 +12,11 @@ use backend_linux::{Config, Defence, Defences};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::{BindMountMode, ImageRef, ProcessSpec};
 use tests::{
-    attack::{script, shown, victim},
+    attack::{image, script, shown, victim},
     columns::check,
     linux::{linux, linux_with},
     world::{World, end},
 };
-
-/// An image of busybox alone.
-fn busybox_image() -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().unwrap();
-    let image = directory.path().join("image");
-    fs::create_dir_all(image.join("bin")).unwrap();
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| fs::exists(path).unwrap());
-    fs::copy(busybox.expect("busybox"), image.join("bin/busybox")).unwrap();
-    for applet in ["sh", "ls", "cat", "wc", "grep", "mv", "mkdir", "ln"] {
-        std::os::unix::fs::symlink("busybox", image.join("bin").join(applet)).unwrap();
-    }
-    (directory, image.display().to_string())
-}
 
 /// A file system of the host's.
 struct Mounted(PathBuf);
@@ -208,7 +195,7 @@ fn a_process_with_an_image_of_its_own_is_not_shown_what_is_covered_in_the_contai
             // their place.
             let covered =
                 "[ $(ls -A /sys/firmware | wc -l) = 0 ] && grep -c ' /proc/sys ro,' /proc/self/mountinfo";
-            let (_directory, image) = busybox_image();
+            let (_directory, image) = image(|_| ());
             let handle = victim(world, |spec| spec.rootfs.clone_from(&image)).await;
             assert_eq!(script(world, &handle, covered).await, "1");
             let replace =

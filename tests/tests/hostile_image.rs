@@ -2,16 +2,12 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::symlink};
 
 use futures_util::StreamExt;
 use protocol::{BindMount, BindMountMode, BindMountOrigin, ContainerSpec, Limits, MemoryLimits, ProcessSpec};
-use tempfile::TempDir;
 use tests::{
+    attack::image,
     columns::{Behaviour, check},
     linux::linux,
     world::World,
@@ -32,24 +28,6 @@ async fn run(world: &World, handle: &str, script: &str) -> (String, i32) {
         bytes.extend_from_slice(&chunk.expect("output"));
     }
     (String::from_utf8_lossy(&bytes).into_owned(), process.exit.await.expect("exit status"))
-}
-
-/// An image of busybox alone, with neither /proc nor /sys nor /dev, and with what `spoil` makes of it.
-fn image(spoil: impl FnOnce(&Path)) -> (TempDir, String) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let bin = directory.path().join("bin");
-    fs::create_dir(&bin).unwrap();
-    let busybox: Option<PathBuf> =
-        ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|path| path.exists());
-    fs::copy(busybox.expect("busybox"), bin.join("busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "ls", "ln", "grep", "mount", "readlink", "stat", "dd", "rm"] {
-        symlink("busybox", bin.join(name)).unwrap();
-    }
-    // Whoever makes an image may well be able to read it.
-    fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    spoil(directory.path());
-    let path = directory.path().display().to_string();
-    (directory, path)
 }
 
 /// What every container must find in its /proc, /sys and /dev, whatever its image.

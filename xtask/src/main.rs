@@ -41,7 +41,7 @@ cargo xtask COMMAND
            bench metrics: those of 250 containers in one request)
   fuzz     the fuzz targets, led by coverage, a minute each; fuzz TARGET: that one; fuzz --seconds N: N seconds each
   mutants  takes each defence and each limit away in turn, and expects the test that is meant to see it to fail
-           (mutants NAME: those whose name contains it)
+           (mutants NAME ...: those whose name contains one of these)
   soak     10,000 processes that end at once, their output read late, every byte compared; soak N: N of them
   build    everything, debug; build --release: with optimisation
   setup    install what the system lacks (Debian, as root), or list it
@@ -69,8 +69,7 @@ fn main() -> ExitCode {
         ("soak", _) => bench::against_a_server("soak-streams", &[], &rest),
         ("build", []) => build::workspace(build::Profile::Debug),
         ("build", [flag]) if flag == "--release" => build::workspace(build::Profile::Release),
-        ("mutants", []) => mutants::mutants(None),
-        ("mutants", [name]) => mutants::mutants(Some(name)),
+        ("mutants", _) => mutants::mutants(&rest),
         ("setup", []) => setup::setup(&setup::ALL),
         ("help" | "-h" | "--help", _) => {
             print!("{HELP}");

@@ -5,42 +5,61 @@ use std::{fs, path::PathBuf, process::Stdio};
 
 use crate::{Outcome, shell};
 
+/// The most that is shown of it.
+const COMPLAINT_CHARACTERS: usize = 300;
+
 /// One change of the source that must not go unnoticed.
 struct Mutant {
     name: String,
     file: String,
     from: String,
     to: String,
-    /// A test binary, and a test of it.
-    test: (String, String),
+    test: Test,
 }
 
-/// Makes those whose name contains `wanted`.
-pub fn mutants(wanted: Option<&str>) -> Outcome {
+#[derive(Debug, PartialEq)]
+struct Test {
+    binary: String,
+    name: String,
+    /// Only on the stock kernel.
+    in_vm: bool,
+}
+
+/// How a test ended.
+enum Ended {
+    Passed,
+    /// With what it says about that.
+    Failed(String),
+}
+
+/// Makes those whose names contain one of `wanted`, or all.
+pub fn mutants(wanted: &[String]) -> Outcome {
     if !shell::is_root() {
         return Err("the tests make containers: sudo cargo xtask mutants".to_owned());
     }
     let list = fs::read_to_string(shell::root().join("tests/mutants.txt"));
     let mut mutants = parse(&list.map_err(|error| format!("cannot read tests/mutants.txt: {error}"))?)?;
-    mutants.retain(|mutant| wanted.is_none_or(|wanted| mutant.name.contains(wanted)));
+    mutants.retain(|mutant| wanted.is_empty() || wanted.iter().any(|name| mutant.name.contains(name)));
     let copy = Copy::make()?;
     copy.build()?;
-    for mutant in &mutants {
-        if !copy.passes(&mutant.test)? {
-            return Err(format!("{} fails as it is, and so proves nothing", mutant.test.1));
+    let mut sound: Vec<&Test> = Vec::new();
+    for Mutant { test, .. } in &mutants {
+        if !sound.contains(&test) {
+            if let Ended::Failed(why) = copy.run(test)? {
+                return Err(format!("{} fails as it is, and so proves nothing: {why}", test.name));
+            }
+            sound.push(test);
         }
     }
     let mut survivors = Vec::new();
     for mutant in &mutants {
-        let seen = copy.sees(mutant)?;
-        println!(
-            "{}  {}: {} {}",
-            if seen { "seen    " } else { "SURVIVED" },
-            mutant.name,
-            mutant.test.0,
-            mutant.test.1
-        );
-        if !seen {
+        let (seen, why) = match copy.run_changed(mutant) {
+            Ok(Ended::Failed(why)) => ("seen", why),
+            Ok(Ended::Passed) => ("SURVIVED", String::new()),
+            Err(error) => ("NOT MADE", error),
+        };
+        println!("{seen:8}  {}: {} {}: {why}", mutant.name, mutant.test.binary, mutant.test.name);
+        if seen != "seen" {
             survivors.push(mutant.name.as_str());
         }
     }
@@ -50,7 +69,7 @@ pub fn mutants(wanted: Option<&str>) -> Outcome {
     }
 }
 
-/// A paragraph for each: the name, `file: ...`, lines with `-` and with `+`, `test: BINARY NAME`.
+/// A paragraph for each: the name, `file: ...`, lines with `-` and with `+`, `test: BINARY NAME`, or `vm: BINARY NAME`.
 fn parse(text: &str) -> Result<Vec<Mutant>, String> {
     let paragraphs = text.split("\n\n").map(str::trim).filter(|paragraph| !paragraph.is_empty());
     let mutants = paragraphs.filter(|paragraph| !paragraph.starts_with("//"));
@@ -61,7 +80,8 @@ fn parse_one(paragraph: &str) -> Option<Mutant> {
     let starting = |prefix: &str| -> Vec<&str> {
         paragraph.lines().skip(1).filter_map(|line| line.strip_prefix(prefix)).collect()
     };
-    let (binary, test) = starting("test: ").first()?.split_once(' ')?;
+    let (here, in_vm) = (starting("test: "), starting("vm: "));
+    let (binary, name) = here.first().or(in_vm.first())?.split_once(' ')?;
     let from = starting("-").join("\n");
     (!from.is_empty()).then_some(())?;
     Some(Mutant {
@@ -69,7 +89,7 @@ fn parse_one(paragraph: &str) -> Option<Mutant> {
         file: (*starting("file: ").first()?).to_owned(),
         from,
         to: starting("+").join("\n"),
-        test: (binary.to_owned(), test.to_owned()),
+        test: Test { binary: binary.to_owned(), name: name.to_owned(), in_vm: here.is_empty() },
     })
 }
 
@@ -115,36 +135,59 @@ impl Copy {
         shell::run(&mut cargo)
     }
 
-    fn passes(&self, (binary, test): &(String, String)) -> Result<bool, String> {
-        let place: &[&str] = match binary.as_str() {
+    fn run(&self, test: &Test) -> Result<Ended, String> {
+        let (binary, name) = (test.binary.as_str(), test.name.as_str());
+        let place: &[&str] = match binary {
             "backend-linux" => &["--package", "backend-linux", "--lib"],
             binary => &["--package", "tests", "--test", binary],
         };
-        let mut built = self.cargo(&["test", "--quiet", "--no-run"]);
-        shell::run(built.args(place))?;
-        let mut cargo = self.cargo(&["test", "--quiet"]);
-        let output = cargo.args(place).args(["--", "--exact", test]).stdin(Stdio::null()).output();
+        let mut command = match test.in_vm {
+            // The copy's own command, which builds the copy.
+            true => self.cargo(&["xtask", "vm", "--test", binary, "--exact", name]),
+            false => {
+                let mut built = self.cargo(&["test", "--quiet", "--no-run"]);
+                shell::run(built.args(place))?;
+                let mut cargo = self.cargo(&["test"]);
+                cargo.args(place).args(["--", "--exact", name]);
+                cargo
+            }
+        };
+        let output = command.stdin(Stdio::null()).output();
         let output = output.map_err(|error| format!("cannot start cargo: {error}"))?;
         let said = String::from_utf8_lossy(&output.stdout);
-        if !said.contains("running 1 test") {
-            return Err(format!("there is no test {test} in {binary}"));
+        // A machine that failed to start, and a mutant that cannot be built, are no test that fails.
+        if said.contains("test result: ok. 1 passed") {
+            return Ok(Ended::Passed);
         }
-        Ok(output.status.success())
+        if said.contains("test result: FAILED. 0 passed; 1 failed") {
+            return Ok(Ended::Failed(complaint(&said)));
+        }
+        let errors = String::from_utf8_lossy(&output.stderr);
+        Err(format!("no test {name} ran in {binary}: {}", errors.lines().last().unwrap_or_default()))
     }
 
-    fn sees(&self, mutant: &Mutant) -> Result<bool, String> {
+    fn run_changed(&self, mutant: &Mutant) -> Result<Ended, String> {
         let file = self.tree.join(&mutant.file);
         let whole = fs::read_to_string(&file).map_err(|error| format!("cannot read {file:?}: {error}"))?;
         if whole.matches(&mutant.from).count() != 1 {
-            return Err(format!("{}: not once in {}: {}", mutant.name, mutant.file, mutant.from));
+            return Err(format!("not once in {}: {}", mutant.file, mutant.from));
         }
         let write =
             |text: &str| fs::write(&file, text).map_err(|error| format!("cannot write {file:?}: {error}"));
         write(&whole.replacen(&mutant.from, &mutant.to, 1))?;
-        let passed = self.build().and_then(|()| self.passes(&mutant.test));
+        let ended = self.build().and_then(|()| self.run(&mutant.test));
         write(&whole)?;
-        Ok(!passed.map_err(|error| format!("{}: {error}", mutant.name))?)
+        ended
     }
+}
+
+/// What a test that failed says first, so that people see whether that is what the mutant does.
+fn complaint(said: &str) -> String {
+    let after = said.split_once("panicked at ").map_or("", |(_, after)| after);
+    let lines = after.lines().skip(1).map(str::trim);
+    let own: Vec<&str> =
+        lines.take_while(|line| !line.starts_with("stack backtrace") && !line.starts_with("note:")).collect();
+    own.join(" ").chars().take(COMPLAINT_CHARACTERS).collect()
 }
 
 #[cfg(test)]
@@ -158,7 +201,10 @@ mod tests {
         let [Mutant { name, file, from, to, test }] = &mutants[..] else { panic!("{}", mutants.len()) };
         assert_eq!((name.as_str(), file.as_str()), ("no filter", "a/b.rs"));
         assert_eq!((from.as_str(), to.as_str()), ("    x?;\n    y?;", "    z;"));
-        assert_eq!(*test, ("kernel".to_owned(), "a_test".to_owned()));
+        let expected = Test { binary: "kernel".to_owned(), name: "a_test".to_owned(), in_vm: false };
+        assert_eq!(*test, expected);
+        let in_vm = parse(&text.replace("test: ", "vm: ")).unwrap();
+        assert_eq!(in_vm[0].test, Test { in_vm: true, ..expected });
         assert!(parse("nothing\nfile: a\n").is_err());
     }
 

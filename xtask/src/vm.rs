@@ -72,7 +72,7 @@ pub fn prepare() -> Outcome {
 fn run(arguments: &[String], seconds: &str) -> Result<(String, Outcome), String> {
     setup::setup(&setup::DEMO)?;
     build::workspace(Profile::Debug)?;
-    let stage = lay_out()?;
+    let stage = lay_out(arguments)?;
     let mut vmrun = shell::command(scripts().join("vmrun"));
     for (option, variable, default) in [("--mem", "VM_MEMORY", "2048"), ("--cpus", "VM_CPUS", "2")] {
         vmrun.arg(option).arg(env::var(variable).unwrap_or_else(|_| default.to_owned()));
@@ -113,26 +113,29 @@ fn image_folder() -> Result<PathBuf, String> {
     }
 }
 
-/// A folder with the programs and tests, without their debug information: an emulated machine reads slowly.
-fn lay_out() -> Result<PathBuf, String> {
+/// A folder with the programs and the tests that are asked for, without their debug information: an emulated machine
+/// reads slowly.
+fn lay_out(arguments: &[String]) -> Result<PathBuf, String> {
     let stage = shell::target()?.join("vm");
     if stage.exists() {
         fs::remove_dir_all(&stage).map_err(|e| format!("cannot empty {}: {e}", stage.display()))?;
     }
     let tests = stage.join("tests");
     fs::create_dir_all(&tests).map_err(|e| format!("cannot make {}: {e}", tests.display()))?;
-    for (name, file) in build::test_programs(&[])? {
+    // What follows are names of single tests.
+    let pairs = arguments.chunks_exact(2).take_while(|pair| pair[0] == "--test");
+    let programs: Vec<&str> = pairs.flatten().map(String::as_str).collect();
+    for (name, file) in build::test_programs(&programs)? {
         strip(&file, &tests.join(name))?;
     }
-    // cargo has built the examples along with the tests.
-    for (name, built) in [
-        ("garden-server", "garden-server"),
-        ("garden-init", "garden-init"),
-        ("garden", "garden"),
-        ("attack", "attack"),
-        ("demo", "examples/demo"),
-    ] {
-        strip(&build::binary(Profile::Debug, built)?, &stage.join(name))?;
+    let mut binaries = vec!["garden-server", "garden-init", "garden", "attack"];
+    if programs.is_empty() {
+        // cargo has built the examples along with all tests.
+        binaries.push("examples/demo");
+    }
+    for binary in binaries {
+        let name = binary.trim_start_matches("examples/");
+        strip(&build::binary(Profile::Debug, binary)?, &stage.join(name))?;
     }
     let inside = stage.join("inside");
     fs::copy(shell::root().join("tests/vm/inside"), &inside)

@@ -76,12 +76,12 @@ fn set_up(
     setsid().context("new session")?;
     let cgroups = outside.cgroups.as_ref().map(OwnedFd::try_clone).transpose();
     let own = FileSystems::make(privileged, cgroups.context("keep the view of cgroups")?)?;
-    view::pivot(root)?;
+    view::pivot(root, &request.defences)?;
 
-    own.attach(root, dev)?;
+    own.attach(root, dev, &request.defences)?;
     view::fill_dev(dev, &outside.devpts)?;
     // Before the bind mounts, which may show parts of /proc elsewhere.
-    own.hide_host(|| clone_of(dev, "null", OpenTreeFlags::empty()), &request.defences)?;
+    own.hide_host(root, || clone_of(dev, "null", OpenTreeFlags::empty()), &request.defences)?;
     for bind in &request.binds {
         let own;
         let mount = if bind.from_container {

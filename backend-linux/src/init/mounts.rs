@@ -10,7 +10,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Bind, Defence, Failure, Rootfs, StartRequest},
+    supervisor::{Bind, Defence, Defences, Failure, Rootfs, StartRequest},
     sys::idmap_mount,
 };
 use nix::sched::{CloneFlags, setns, unshare};
@@ -268,8 +268,11 @@ pub fn beneath(mount: &OwnedFd, path: &str) -> io::Result<Option<OwnedFd>> {
 
 /// A directory at the top of the image, made if it is missing. Anything else there is refused: the mount would go
 /// where the image wants it, and what belongs in its place would be missing.
-pub fn image_directory(root: &OwnedFd, name: &str) -> Result<OwnedFd, String> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+pub fn image_directory(root: &OwnedFd, name: &str, defences: &Defences) -> Result<OwnedFd, String> {
+    let resolve = match defences.have(Defence::PlacesByDescriptor) {
+        true => ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS,
+        false => ResolveFlags::IN_ROOT,
+    };
     let open = || look(root, name, OFlags::DIRECTORY, resolve);
     let found = match open() {
         Ok(None) => {

@@ -134,10 +134,10 @@ fn put_together(
     let cgroups = shared.cgroups.as_ref().map(OwnedFd::try_clone).transpose();
     let cgroups = cgroups.map_err(|error| format!("keep the view of cgroups: {error}"))?;
     let file_systems = FileSystems::make(container.is_privileged(), cgroups)?;
-    view::pivot(root)?;
-    file_systems.attach(root, &shared.dev)?;
+    view::pivot(root, &container.defences)?;
+    file_systems.attach(root, &shared.dev, &container.defences)?;
     let cover = || covers.pop().ok_or_else(|| ErrorKind::NotFound.into());
-    file_systems.hide_host(cover, &container.defences)?;
+    file_systems.hide_host(root, cover, &container.defences)?;
     let (mut from_host, mut from_container) = (from_host.iter(), shared.binds.iter());
     for bind in &own.binds {
         let mount = if bind.from_container { from_container.next() } else { from_host.next() };

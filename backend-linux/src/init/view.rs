@@ -23,6 +23,9 @@ const QUIET: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
+/// Where file systems of the kernel's are mounted.
+const PROC: &str = "proc";
+const SYS: &str = "sys";
 /// Files and directories of /proc and /sys that tell about the host, or act on it.
 const MASKED_IN_PROC: &[&str] =
     &["kcore", "keys", "timer_list", "timer_stats", "latency_stats", "sched_debug", "scsi", "acpi"];
@@ -45,14 +48,16 @@ impl<T, E: std::fmt::Display> Context<T> for Result<T, E> {
 pub const COVERS: usize = MASKED_IN_PROC.len() + MASKED_IN_SYS.len();
 
 /// Makes a detached tree, which is mounted somewhere in this mount namespace, the root, and lets go of everything else.
-pub fn pivot(root: &OwnedFd) -> Outcome<()> {
+pub fn pivot(root: &OwnedFd, defences: &Defences) -> Outcome<()> {
     let host =
         open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).context("open /")?;
     fchdir(root).context("enter the root filesystem")?;
     // Until the host's tree is let go of, `/..` leads into it: here nothing may be done by a path.
     pivot_root(".", ".").context("pivot_root")?;
     fchdir(&host).context("go back to the host's root")?;
-    unmount(".", UnmountFlags::DETACH).context("let go of the host's root")?;
+    if defences.have(Defence::DetachedHost) {
+        unmount(".", UnmountFlags::DETACH).context("let go of the host's root")?;
+    }
     chdir("/").context("enter /")
 }
 
@@ -82,9 +87,9 @@ impl FileSystems {
     }
 
     /// Puts them in their places, with a `/dev`.
-    pub fn attach(&self, root: &OwnedFd, dev: &OwnedFd) -> Outcome<()> {
-        for (mount, name) in [(&self.proc, "proc"), (&self.sys, "sys"), (dev, "dev")] {
-            attach(mount, &image_directory(root, name)?).context(&format!("mount /{name}"))?;
+    pub fn attach(&self, root: &OwnedFd, dev: &OwnedFd, defences: &Defences) -> Outcome<()> {
+        for (mount, name) in [(&self.proc, PROC), (&self.sys, SYS), (dev, "dev")] {
+            attach(mount, &image_directory(root, name, defences)?).context(&format!("mount /{name}"))?;
         }
         match &self.cgroup {
             Some(cgroup) => attach_beneath(&self.sys, "fs/cgroup", cgroup),
@@ -96,17 +101,25 @@ impl FileSystems {
     /// `cover` gives a null device for each file.
     pub fn hide_host(
         &self,
+        root: &OwnedFd,
         mut cover: impl FnMut() -> io::Result<OwnedFd>,
         defences: &Defences,
     ) -> Outcome<()> {
-        let masked = MASKED_IN_PROC.iter().map(|name| (&self.proc, name));
-        let masked = masked.chain(MASKED_IN_SYS.iter().map(|name| (&self.sys, name)));
-        for (mount, name) in masked.filter(|_| defences.have(Defence::MaskedPaths)) {
-            mask(mount, name, &mut cover).context(&format!("mask {name:?} of /proc or /sys"))?;
+        // By their paths these are what the image makes of them.
+        let place = |top: &str, name: &str| match defences.have(Defence::PlacesByDescriptor) {
+            true => beneath(if top == PROC { &self.proc } else { &self.sys }, name),
+            false => find(root, &Path::new(top).join(name), OFlags::empty()),
+        };
+        let masked = MASKED_IN_PROC.iter().map(|name| (PROC, name));
+        let masked = masked.chain(MASKED_IN_SYS.iter().map(|name| (SYS, name)));
+        for (top, name) in masked.filter(|_| defences.have(Defence::MaskedPaths)) {
+            let masked =
+                place(top, name).and_then(|place| place.map_or(Ok(()), |place| mask(&place, &mut cover)));
+            masked.context(&format!("mask {name:?} of /{top}"))?;
         }
         for name in READ_ONLY_IN_PROC.iter().filter(|_| defences.have(Defence::ReadOnlyPaths)) {
             let make_read_only = || -> io::Result<()> {
-                let Some(place) = beneath(&self.proc, name)? else { return Ok(()) };
+                let Some(place) = place(PROC, name)? else { return Ok(()) };
                 let same = clone_of(&place, "", OpenTreeFlags::AT_EMPTY_PATH)?;
                 set_mount_read_only(same.as_fd())?;
                 attach(&same, &place)
@@ -117,14 +130,13 @@ impl FileSystems {
     }
 }
 
-fn mask(mount: &OwnedFd, name: &str, cover: &mut impl FnMut() -> io::Result<OwnedFd>) -> io::Result<()> {
-    let Some(place) = beneath(mount, name)? else { return Ok(()) };
-    let cover = if is_directory(&place)? {
+fn mask(place: &OwnedFd, cover: &mut impl FnMut() -> io::Result<OwnedFd>) -> io::Result<()> {
+    let cover = if is_directory(place)? {
         file_system("tmpfs", &[("size", "0k")], MountAttrFlags::MOUNT_ATTR_RDONLY)?
     } else {
         cover()?
     };
-    attach(&cover, &place)
+    attach(&cover, place)
 }
 
 /// A detached copy of what the container whose `root` this is has at a path.
