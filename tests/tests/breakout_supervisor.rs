@@ -1,100 +1,109 @@
 //! A supervisor that has gone over to the other side: what it tells the server is an error, and does no more.
 //!
 //! It is what stands next to the containers: nothing inside reaches the server but through it. docs/DEFENCES.md says
-//! what keeps containers from it.
+//! what keeps containers from it. The server is a process of its own, since it is what would be killed or filled up.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command, sync::LazyLock, time::Duration};
 
-use backend_linux::Config;
+use garden_client::Client;
+use protocol::{Backend, ContainerSpec, Properties};
 use tempfile::TempDir;
 use tests::{
-    columns::{Behaviour, check},
-    killable::binary,
-    linux::linux_with,
-    world::{World, command_spec, end},
+    killable::{Killable, binary, can_make_containers},
+    patience::patience,
+    world::{command_spec, end},
 };
 
-/// The program of the attacks as a supervisor, which finds in its own file what it is to do.
-fn hostile(word: &str) -> (TempDir, impl FnOnce(&mut Config)) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("garden-init");
-    write(&path, word);
-    let change = move |config: &mut Config| {
-        config.init_binary = Some(path);
-        // None that was prepared: the errors are those of the requests.
-        config.prepared_containers = 0;
-    };
-    (directory, change)
-}
+/// No request takes longer, whatever the supervisor says.
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(30));
+/// The most memory that the server may take for it: a tenth of the longest message that is sent here.
+const MAX_MEMORY_KIB: u64 = 200 * 1024;
 
-fn write(path: &Path, word: &str) {
+/// A server beside which the program of the attacks stands as a supervisor, which finds in its own file what it is to
+/// do. The server's own program is a copy, for as long as the directory lives.
+fn hostile(word: &str) -> (TempDir, Killable) {
+    let directory = tempfile::tempdir().unwrap();
     let mut program = fs::read(binary("attack")).unwrap();
     program.extend(format!(" {word}").bytes());
-    fs::write(path, program).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let supervisor = directory.path().join("garden-init");
+    fs::write(&supervisor, program).unwrap();
+    fs::set_permissions(&supervisor, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = directory.path().join("garden-server");
+    // By another process: a child that another thread forks meanwhile would have the copy open for writing, and no such
+    // file can be executed.
+    assert!(Command::new("cp").arg(binary("garden-server")).arg(&server).status().expect("cp").success());
+    let instead = format!("shift; exec '{}' \"$@\"", server.display());
+    let wrapper = ["sh", "-c", &instead, "sh"];
+    // None that was prepared: the errors are those of the requests.
+    (directory, Killable::new().started_by(&wrapper).with_options(&["--prepared-containers", "0"]))
 }
 
-fn each(words: &[&str], behaviour: Behaviour) {
+/// What a request comes to, in time.
+async fn in_time<T>(request: impl Future<Output = T>) -> T {
+    tokio::time::timeout(*PATIENCE, request).await.expect("an answer in time")
+}
+
+/// Has each of these supervisors attack a server, which must do no less afterwards and have nothing left of it.
+async fn each(words: &[&str], attack: impl AsyncFn(&Client)) {
+    if !can_make_containers() {
+        return;
+    }
     for word in words {
         println!("{word}");
-        let (_directory, change) = hostile(word);
-        check(linux_with(change), behaviour);
+        let (_directory, mut server) = hostile(word);
+        let client = server.start(None).await;
+        for _ in 0..2 {
+            attack(&client).await;
+            let listed = in_time(client.list(&Properties::new())).await.expect("list");
+            assert_eq!(listed.to_vec(), Vec::<String>::new());
+            in_time(client.capacity()).await.expect("capacity");
+        }
+        let peak = server.peak_memory_kib();
+        assert!(peak < MAX_MEMORY_KIB, "the server took {peak} KiB");
+        assert_eq!(server.clean_up().await, Vec::<String>::new());
     }
 }
 
-/// The server still does what needs no supervisor, and has nothing left of what failed.
-async fn assert_alive(world: &World) {
-    assert_eq!(world.all_handles().await, Vec::<String>::new());
-    world.backend().capacity().await.expect("capacity");
+async fn create(client: &Client) -> String {
+    in_time(client.create(ContainerSpec::default())).await.expect("create")
 }
 
-#[test]
-fn a_supervisor_that_is_hostile_from_the_start_is_an_error_of_the_create() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_is_hostile_from_the_start_is_an_error_of_the_create() {
     let words =
-        ["no-namespaces", "not-namespaces", "out-of-turn", "too-long", "pipe", "no-message", "version"];
-    each(&words, |world| {
-        Box::pin(async move {
-            for _ in 0..2 {
-                let error = world.backend().create(world.spec()).await.expect_err("a hostile supervisor");
-                println!("    {error}");
-                assert_alive(world).await;
-            }
-        })
-    });
+        ["no-namespaces", "not-namespaces", "out-of-turn", "too-long", "counter", "no-message", "version"];
+    each(&words, async |client| {
+        let created = in_time(client.create(ContainerSpec::default())).await;
+        println!("    {}", created.expect_err("a hostile supervisor"));
+    })
+    .await;
 }
 
-#[test]
-fn a_supervisor_whose_rings_are_none_is_an_error_of_the_run() {
-    each(&["ring-can-shrink", "ring-is-pipe", "ring-is-file"], |world| {
-        Box::pin(async move {
-            let handle = world.create().await;
-            for _ in 0..2 {
-                let run = world.backend().run(&handle, command_spec(&["true"])).await;
-                let Err(error) = run else { panic!("a hostile supervisor") };
-                println!("    {error}");
-            }
-            world.backend().destroy(&handle).await.expect("destroy");
-            assert_alive(world).await;
-        })
-    });
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_whose_rings_are_none_is_an_error_of_the_run() {
+    each(&["ring-can-shrink", "ring-is-pipe", "ring-is-file", "ring-is-short"], async |client| {
+        let handle = create(client).await;
+        let Err(error) = in_time(client.run(&handle, command_spec(&["true"]))).await else {
+            panic!("a hostile supervisor")
+        };
+        println!("    {error}");
+        in_time(client.destroy(&handle)).await.expect("destroy");
+    })
+    .await;
 }
 
-#[test]
-fn a_process_of_which_the_supervisor_tells_nothing_ends() {
-    each(&["no-descriptors", "few-descriptors"], |world| {
-        Box::pin(async move {
-            let handle = world.create().await;
-            for _ in 0..2 {
-                // It lets go of the connection that would bring the exit status.
-                let process = world.run(&handle, &["true"]).await;
-                let ended = end(process).await;
-                assert_eq!((ended.stdout, ended.stderr), (Vec::new(), Vec::new()));
-                assert_ne!(ended.status, 0);
-            }
-            world.backend().destroy(&handle).await.expect("destroy");
-            assert_alive(world).await;
-        })
-    });
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_of_which_the_supervisor_tells_nothing_ends() {
+    each(&["no-descriptors", "few-descriptors"], async |client| {
+        let handle = create(client).await;
+        // It lets go of the connection that would bring the exit status.
+        let process = in_time(client.run(&handle, command_spec(&["true"]))).await.expect("run");
+        let ended = in_time(end(process)).await;
+        assert_eq!((ended.stdout, ended.stderr), (Vec::new(), Vec::new()));
+        assert_ne!(ended.status, 0);
+        in_time(client.destroy(&handle)).await.expect("destroy");
+    })
+    .await;
 }

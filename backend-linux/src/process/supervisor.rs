@@ -35,9 +35,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The binary cannot be used.
-    #[error(
-        "cannot use the supervisor {path:?} (garden-init belongs beside garden-server, or --init-bin names it)"
-    )]
+    #[error("cannot use the supervisor {path:?} (garden-init belongs beside garden-server)")]
     Binary {
         /// The binary.
         path: PathBuf,

@@ -13,7 +13,8 @@ use std::{
 use backend_linux::supervisor::{Reply, Request, recv, send};
 use nix::sched::{CloneFlags, unshare};
 use rustix::{
-    fs::{MemfdFlags, ftruncate, memfd_create},
+    event::{EventfdFlags, eventfd},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
     net::{
         AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, accept,
         sendmsg, socket_with,
@@ -23,8 +24,12 @@ use rustix::{
 
 /// As the real ones have it.
 const VERSION: u8 = 1;
+const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;
-const RING_BYTES: u64 = 4096 + 16 * 1024 * 1024;
+/// Much more than a message may have, and no more than a host that runs tests can bear.
+const LONG_MESSAGE_BYTES: u64 = 2 << 30;
+const PAGE_BYTES: u64 = 4096;
+const RING_BYTES: u64 = PAGE_BYTES + 16 * 1024 * 1024;
 
 /// Serves for as long as the server asks.
 pub fn serve() -> Result<(), Box<dyn Error>> {
@@ -70,36 +75,54 @@ fn prepare(server: &OwnedFd, word: &str) -> Result<(), Box<dyn Error>> {
         "too-long" => {
             let file = File::from(memfd_create("message", MemfdFlags::CLOEXEC)?);
             // Sparse: what it takes is taken by whoever reads it.
-            ftruncate(&file, 1 << 40)?;
+            ftruncate(&file, LONG_MESSAGE_BYTES)?;
             packet(server, &[VERSION, IN_MEMFD], &[file.as_fd()])?;
         }
         // Reading it would wait for ever.
-        "pipe" => {
-            let (reader, writer) = pipe()?;
-            packet(server, &[VERSION, IN_MEMFD], &[reader.as_fd()])?;
-            std::mem::forget(writer);
+        "counter" => {
+            let counter = eventfd(0, EventfdFlags::CLOEXEC)?;
+            packet(server, &[VERSION, IN_MEMFD], &[counter.as_fd()])?;
+            // For as long as there is a server that could write to it.
+            std::mem::forget(counter);
         }
         "no-message" => packet(server, &[VERSION, 0, b'{'], &[])?,
-        "version" => packet(server, &[VERSION + 1, 0, b'{', b'}'], &[])?,
         _ => {
             unshare(CloneFlags::CLONE_NEWNET)?;
             let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
             let namespace = File::open("/proc/self/ns/net")?;
-            send(server, &Reply::Namespaces, &[namespace.as_fd(), netlink.as_fd()])?;
+            let fds = [namespace.as_fd(), netlink.as_fd()];
+            match word {
+                // What would do in this version may mean something else in that one.
+                "version" => packet(server, &in_version(VERSION + 1, &Reply::Namespaces)?, &fds)?,
+                _ => send(server, &Reply::Namespaces, &fds)?,
+            }
         }
     }
     Ok(())
 }
 
+/// A short message as another version would send it.
+fn in_version(version: u8, message: &Reply) -> serde_json::Result<Vec<u8>> {
+    let json = serde_json::to_vec(message)?;
+    Ok([version, INLINE].into_iter().chain(json).collect())
+}
+
 fn run(connection: &OwnedFd, word: &str) -> Result<(), Box<dyn Error>> {
-    let memfd = || -> io::Result<OwnedFd> {
+    let memfd = |bytes| -> io::Result<OwnedFd> {
         let memfd = memfd_create("ring", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        ftruncate(&memfd, RING_BYTES)?;
+        ftruncate(&memfd, bytes)?;
         Ok(memfd)
     };
     let (reader, writer) = pipe()?;
     let ring = match word {
-        "ring-can-shrink" => memfd()?,
+        "ring-can-shrink" => memfd(RING_BYTES)?,
+        "ring-is-short" => {
+            let memfd = memfd(PAGE_BYTES)?;
+            fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
+            // It says that there is more to read than it has.
+            rustix::io::pwrite(&memfd, &PAGE_BYTES.to_ne_bytes(), 0)?;
+            memfd
+        }
         "ring-is-pipe" => reader.try_clone()?,
         _ => File::open("/proc/self/exe")?.into(),
     };
