@@ -55,7 +55,7 @@ pub(crate) async fn serve(hijacked: Hijacked, attachment: Attachment) {
     let Hijacked { socket, early, shutdown } = hijacked;
     let Attachment { session, outputs, windowed, retention } = attachment;
     let Session { control, mut ended, .. } = session;
-    let gone = socket.peer_gone();
+    let gone = socket.watch_peer();
     let config = Some(websocket::config());
     let websocket =
         WebSocketStream::from_partially_read(Patient::new(socket), early.into(), Role::Server, config).await;

@@ -24,6 +24,8 @@ use tokio::{
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// How often a peer that is slow is offered more.
 const SLOW_PEER_LOOK: Duration = Duration::from_millis(500);
+/// How long until somebody's end is watched for again where there was no descriptor to do it with.
+const WATCH_RETRY: Duration = Duration::from_millis(500);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connected stream socket.
@@ -120,9 +122,21 @@ impl Socket {
 
     /// Resolves when the peer can no longer receive: it closed both directions or vanished. A half-closed peer is
     /// still there.
-    pub(crate) fn peer_gone(&self) -> impl Future<Output = ()> + Send + 'static {
-        // A descriptor of its own: waiting for a change means forgetting that the socket is writable, which the
-        // writers of this one need to know.
+    pub(crate) async fn peer_gone(&self) {
+        loop {
+            // A descriptor of its own: waiting for a change means forgetting that the socket is writable, which the
+            // writers of this one need to know.
+            match self.duplicate() {
+                Ok(watched) => return watched.peer_of_this_gone().await,
+                // Those who leave now may be the ones that have all descriptors.
+                Err(error) => tracing::debug!(%error, "cannot watch for the end of a connection yet"),
+            }
+            sleep(WATCH_RETRY).await;
+        }
+    }
+
+    /// The same, for whoever gives the socket away meanwhile. Never resolves where there is no descriptor for it now.
+    pub(crate) fn watch_peer(&self) -> impl Future<Output = ()> + Send + 'static {
         let watched = self.duplicate();
         async move {
             match watched {
@@ -295,7 +309,7 @@ impl Peer {
         if let Some(asked) = self.lock().take() {
             // A TCP peer that vanished says nothing unless it is asked.
             socket.tune();
-            let _ = asked.send(Box::pin(socket.peer_gone()));
+            let _ = asked.send(Box::pin(socket.watch_peer()));
         }
     }
 }

@@ -4,7 +4,8 @@
 //! - [`columns`]: the backends that they are run on, one test binary for each in `tests/tests/`; [`linux`] is the
 //!   privileged one, with its look for leaks, [`address`] any server that listens somewhere.
 //! - [`world`]: what a behaviour is given: a backend of its own, fresh handles, the ways to use them.
-//! - [`raw`]: the wire by hand; [`soak`]: many processes that end at once, read late.
+//! - [`raw`]: the wire by hand; [`echo`]: a process over it that gives back what it gets; [`soak`]: many processes
+//!   that end at once, read late.
 //! - [`fuzz`]: any bytes on a connection; the other fuzz targets are in the crates of the parsers.
 //! - [`system_calls`]: a program that makes any system call, for processes to execute.
 //! - [`attack`]: attempts to break out of a container.
@@ -17,6 +18,7 @@ pub mod address;
 pub mod attack;
 pub mod behaviours;
 pub mod columns;
+pub mod echo;
 pub mod files;
 pub mod fuzz;
 pub mod host;

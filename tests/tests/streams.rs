@@ -4,19 +4,16 @@
 
 use std::{
     fs,
-    io::{BufRead, Read, Write},
-    os::unix::net::UnixStream,
-    path::Path,
-    process::Command,
+    io::{Read, Write},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use protocol::{Backend, ContainerSpec};
 use tests::{
+    echo::{Echo, metric, send, server_with},
     killable::{Killable, can_make_containers, supervisors},
-    raw::{Process, Stream, ask, ask_on, count},
+    patience::patience,
+    raw::{Process, ask, count},
     soak::soak,
 };
 
@@ -25,71 +22,8 @@ const RING_BYTES: u64 = 16 * MIB;
 /// What a reader may hold of what the ring has let go of.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
-/// A server with one container.
-async fn server_with(handle: &str, server: Killable) -> Killable {
-    let mut server = server;
-    let client = server.start(None).await;
-    let spec = ContainerSpec { handle: handle.to_owned(), ..ContainerSpec::default() };
-    client.create(spec).await.expect("create");
-    server
-}
-
 async fn finish(server: Killable) {
     assert_eq!(server.clean_up().await, Vec::<String>::new());
-}
-
-/// Sends input, as JSON text without quotes.
-fn send(process: &Process, text: &str) {
-    let payload = format!("{{\"source\":0,\"data\":\"{text}\"}}");
-    process.input().write_all(payload.as_bytes()).expect("send input");
-}
-
-fn end_input(process: &Process) {
-    process.input().write_all(b"{\"source\":0}").expect("end the input");
-}
-
-fn line(from: &mut Stream) -> String {
-    let mut line = String::new();
-    from.read_line(&mut line).expect("a line");
-    line
-}
-
-/// The value of a metric, named with its labels.
-fn metric(socket: &Path, name: &str) -> u64 {
-    let mut metrics = ask(socket, "GET", "/metrics", "").expect("metrics");
-    loop {
-        let line = line(&mut metrics);
-        assert!(!line.is_empty(), "no metric {name}");
-        if let Some(value) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')) {
-            return value.trim().parse::<f64>().expect("a number") as u64;
-        }
-    }
-}
-
-/// A `cat`, and what it gives back.
-struct Echo {
-    process: Process,
-    stdout: Stream,
-}
-
-impl Echo {
-    fn start(socket: &Path, handle: &str) -> Echo {
-        let process = Process::run(socket, handle, &["cat"]).expect("run cat");
-        let stdout = process.output(socket, "stdout").expect("its output");
-        Echo { process, stdout }
-    }
-
-    fn round_trip(&mut self) -> Duration {
-        let begun = Instant::now();
-        send(&self.process, "ping\\n");
-        assert_eq!(line(&mut self.stdout), "ping\n");
-        begun.elapsed()
-    }
-
-    fn end(mut self) {
-        end_input(&self.process);
-        assert_eq!(self.process.exit_status().expect("its end"), 0);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +80,7 @@ async fn a_reader_that_stalls_is_given_up_on_while_the_other_output_flows() {
     send(&writer, "go\\n");
     let (told, end) = std::sync::mpsc::channel();
     thread::spawn(move || told.send(writer.exit_status()));
-    let status = end.recv_timeout(Duration::from_secs(60)).expect("the process is held up for ever");
+    let status = end.recv_timeout(patience(60)).expect("the process is held up for ever");
     assert_eq!(status.expect("the writer's end"), 0);
     finish(server).await;
 }
@@ -201,67 +135,6 @@ async fn fifty_megabytes_in_one_message_and_out_again_take_little_memory() {
     let grown = server.peak_memory_kib() - before;
     println!("the server's memory grew by {grown} KiB");
     assert!(grown < 16 * 1024, "by {grown} KiB");
-    finish(server).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_streams_of_containers_are_served_at_once() {
-    if can_make_containers() {
-        a_thousand_streams(Killable::new()).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_streams_of_the_fake_are_served_at_once() {
-    // The soft limit that many systems start a service with.
-    let server = Killable::new().started_by(&["prlimit", "--nofile=1024:"]);
-    a_thousand_streams(server.with_options(&["--backend", "fake"])).await;
-}
-
-async fn a_thousand_streams(server: Killable) {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of open files");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raise the limit of open files");
-    let server = server_with("streams-many", server).await;
-    let socket = server.path("socket");
-    // Four streams each.
-    let mut all: Vec<_> = (0..250)
-        .map(|number| {
-            let echo = Echo::start(&socket, "streams-many");
-            let stderr = echo.process.output(&socket, "stderr").expect("its error output");
-            let attached = Process::attach(&socket, "streams-many", echo.process.id()).expect("attach");
-            (number, echo, stderr, attached)
-        })
-        .collect();
-    let open = |kind| metric(&socket, &format!("garden_open_streams{{kind=\"{kind}\"}}"));
-    assert_eq!((open("process"), open("output")), (500, 500));
-    for (number, _, _, attached) in &all {
-        send(attached, &format!("to {number}\\n"));
-    }
-    for (number, echo, _, attached) in &mut all {
-        assert_eq!(line(&mut echo.stdout), format!("to {number}\n"));
-        end_input(attached);
-    }
-    for (number, mut echo, stderr, mut attached) in all {
-        assert_eq!(echo.process.exit_status().expect("the end"), 0, "{number}");
-        assert_eq!(attached.exit_status().expect("the end"), 0, "{number}");
-        assert_eq!((count(echo.stdout).expect("stdout"), count(stderr).expect("stderr")), (0, 0));
-    }
-
-    // And each client that leaves is noticed, though nothing is written.
-    let silent: Vec<_> = (0..250)
-        .map(|_| {
-            let process = Process::run(&socket, "streams-many", &["sleep", "1000"]).expect("run");
-            let outputs = ["stdout", "stderr", "stderr"].map(|which| process.output(&socket, which));
-            (process, outputs)
-        })
-        .collect();
-    assert_eq!((open("process"), open("output")), (250, 750));
-    drop(silent);
-    let begun = Instant::now();
-    while (open("process"), open("output")) != (0, 0) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "clients that left count as there");
-        thread::sleep(Duration::from_millis(20));
-    }
     finish(server).await;
 }
 
@@ -346,78 +219,13 @@ async fn where_room_is_scarce_output_that_was_read_goes_and_what_was_not_stays()
     let more: Vec<_> = (0..16).map(|_| run()).collect();
     let begun = Instant::now();
     while metric(&socket, "garden_output_buffer_bytes") != 17 * SIZE {
-        assert!(begun.elapsed() < Duration::from_secs(30), "what was read is still there");
+        assert!(begun.elapsed() < patience(30), "what was read is still there");
         thread::sleep(Duration::from_millis(50));
     }
     for process in more.iter().chain([&never]) {
         assert_eq!(read(process), SIZE);
     }
     crowd.into_iter().for_each(Echo::end);
-    finish(server).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn out_of_descriptors_the_server_waits_and_what_is_open_goes_on() {
-    if !can_make_containers() {
-        return;
-    }
-    let server = Killable::new().started_by(&["prlimit", "--nofile=150:150"]);
-    let mut server = server_with("streams-limit", server).await;
-    let socket = server.path("socket");
-    let mut echo = Echo::start(&socket, "streams-limit");
-    let complaint = "cannot accept a connection";
-    let crowd: Vec<_> = (0..300).map(|_| UnixStream::connect(&socket).expect("connect")).collect();
-    while !server.log().contains(complaint) {
-        thread::sleep(Duration::from_millis(10));
-    }
-    for _ in 0..20 {
-        echo.round_trip();
-        thread::sleep(Duration::from_millis(50));
-    }
-    // It tries twenty times in that time.
-    assert!(server.log().matches(complaint).count() < 5, "said over and over: {}", server.log());
-    drop(crowd);
-    Echo::start(&socket, "streams-limit").end();
-    echo.end();
-    server.kill();
-    finish(server).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_process_whose_descriptors_do_not_reach_the_server_is_not_said_to_run() {
-    if !can_make_containers() {
-        return;
-    }
-    let server = server_with("streams-few", Killable::new()).await;
-    let socket = server.path("socket");
-    Echo::start(&socket, "streams-few").end();
-    let pid = server.pid().to_string();
-    let set_limit = |limit: usize| {
-        let status =
-            Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:20000")]).status();
-        assert!(status.expect("prlimit").success());
-    };
-    let (mut ran, mut refused) = (0, 0);
-    for spare in 0..12 {
-        // Accepted before there is a limit.
-        let connection = UnixStream::connect(&socket).expect("connect");
-        let answered = ask_on(connection.try_clone().expect("a descriptor"), "GET", "/ping", "");
-        answered.expect("ping").read_exact(&mut [0; 3]).expect("its body");
-        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count();
-        set_limit(open + spare);
-        let process = Process::run_on(connection, "streams-few", &["echo", "whole"]);
-        set_limit(1000);
-        match process {
-            Ok(mut process) => {
-                assert_eq!(process.exit_status().expect("its end"), 0);
-                let output = process.output(&socket, "stdout").expect("its output");
-                assert_eq!(count(output).expect("output"), 6, "with {spare} descriptors to spare");
-                ran += 1;
-            }
-            Err(_) => refused += 1,
-        }
-    }
-    assert!(ran > 0 && refused > 0, "{ran} ran, {refused} were refused");
     finish(server).await;
 }
 
