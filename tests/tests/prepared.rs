@@ -198,11 +198,14 @@ async fn a_subnet_that_is_just_being_prepared_can_be_asked_for() {
     }
     let mut server = Killable::new().with_options(&["--prepared-containers", "2"]);
     let client = server.start(None).await;
+    let mut highest = Ipv4Addr::UNSPECIFIED;
     for _ in 0..6 {
         let handle = client.create(ContainerSpec::default()).await.expect("create");
         let address: Ipv4Addr = client.info(&handle).await.expect("info").container_ip.parse().unwrap();
-        // Given out in order, those after it were never a container's: they are free, wait, or are being made.
-        let network = Ipv4Addr::from(u32::from(address) + 4).to_string();
+        // Given out in order, those after the highest were never a container's: they are free, wait, or are being made.
+        // One that was made in the meantime may come after a higher one, which a create took that did not wait for it.
+        highest = Ipv4Addr::from(u32::from(highest.max(address)) + 4);
+        let network = highest.to_string();
         client.create(ContainerSpec { network, ..Default::default() }).await.expect("create with a subnet");
     }
     server.clean_up().await;
