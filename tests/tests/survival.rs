@@ -15,10 +15,13 @@ use std::{
 use futures_util::StreamExt;
 use garden_client::Client;
 use protocol::{Backend, ContainerSpec, Error, NetIn, ProcessLimits, ProcessSpec, Properties, Result};
-use tests::killable::{Killable, can_make_containers, supervisors_left};
+use tests::{
+    killable::{Killable, can_make_containers, supervisors_left},
+    patience::{patience, rounds},
+};
 
 /// How many times the server is killed at some instant.
-const RANDOM_KILLS: usize = 100;
+const RANDOM_KILLS: u64 = 100;
 
 fn spec(handle: &str) -> ContainerSpec {
     ContainerSpec { handle: handle.to_owned(), ..ContainerSpec::default() }
@@ -216,7 +219,10 @@ async fn kills_at_random_instants_under_load_lose_nothing_and_leave_nothing() {
 
     let mut lines = Lines::default();
     let mut leaver_started = false;
-    for kill in 0..RANDOM_KILLS {
+    let kills = rounds(RANDOM_KILLS);
+    // The load is under way by then, wherever it runs.
+    let latest = patience(15) / 100;
+    for kill in 0..kills {
         let client = if kill == 0 { client.clone() } else { server.start(None).await };
         if leaver_started {
             let leaver = client.attach(&constant, &format!("leaver-{}", kill - 1)).await.expect("attach");
@@ -235,7 +241,7 @@ async fn kills_at_random_instants_under_load_lose_nothing_and_leave_nothing() {
         let id = format!("leaver-{kill}");
         leaver_started = client.run(&constant, sh(&id, "usleep 50000; exit 42")).await.is_ok();
 
-        tokio::time::sleep(Duration::from_micros(random(150_000))).await;
+        tokio::time::sleep(Duration::from_micros(random(latest.as_micros() as u64))).await;
         server.kill();
         stop.store(true, Ordering::SeqCst);
         for load in loads {
@@ -265,7 +271,7 @@ async fn kills_at_random_instants_under_load_lose_nothing_and_leave_nothing() {
     lines.take(&rest);
     assert_eq!(counter.exit.await.expect("exit status"), 9);
     assert_eq!(lines.received, b"", "it ended with a whole line");
-    println!("{} lines, {} of them twice, over {RANDOM_KILLS} kills", lines.complete, lines.repeated);
+    println!("{} lines, {} of them twice, over {kills} kills", lines.complete, lines.repeated);
     assert!(lines.complete > 1000);
 
     client.destroy(&constant).await.expect("destroy");
