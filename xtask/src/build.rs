@@ -1,6 +1,6 @@
 //! Building, and finding what was built.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{Outcome, elf, shell};
 
@@ -57,19 +57,23 @@ pub fn binary(profile: Profile, name: &str) -> Result<PathBuf, String> {
     if file.is_file() { Ok(file) } else { Err(format!("{} was not built", file.display())) }
 }
 
-/// The programs of the `tests` crate, all or some (`--test NAME`), as cargo reports them: name and file.
+/// The programs of the `tests` crate, all or some (`--test NAME`), as cargo reports them: name and file. With all comes
+/// that of `backend-linux`'s own unit tests, many of which are about the kernel.
 pub fn test_programs(which: &[&str]) -> Result<Vec<(String, PathBuf)>, String> {
     let mut cargo = shell::cargo();
     cargo.args(["test", "--workspace", "--no-run", "--message-format=json"]).args(which);
     let report = shell::output(&mut cargo)?;
-    let wanted =
-        report.lines().filter(|line| line.contains("\"kind\":[\"test\"]") && line.contains("/tests/tests/"));
-    Ok(wanted
-        .filter_map(|line| {
-            let name = field(&line[line.find("\"kind\":[\"test\"]")?..], "\"name\":\"")?;
-            Some((name.to_owned(), PathBuf::from(field(line, "\"executable\":\"")?)))
-        })
-        .collect())
+    let (tests, unit_tests) =
+        (shell::root().join("tests/tests"), shell::root().join("backend-linux/src/lib.rs"));
+    let program = |line: &str| {
+        let target = &line[line.find("\"target\":")?..];
+        let source = Path::new(field(target, "\"src_path\":\"")?);
+        // A library has no executable unless it is built for its tests.
+        let executable = PathBuf::from(field(target, "\"executable\":\"")?);
+        let wanted = source.starts_with(&tests) || source == unit_tests;
+        wanted.then_some((field(target, "\"name\":\"")?.to_owned(), executable))
+    };
+    Ok(report.lines().filter_map(program).collect())
 }
 
 /// The text after `key` up to the next quote. cargo's names and our paths hold nothing that JSON escapes.
