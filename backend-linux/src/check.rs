@@ -63,13 +63,16 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
             InitBinary::load(&init_binary(&opening)?, &opening.defences).map_err(container::Error::from)?;
         let depot = Depot::open(&opening.depot, opening.die_at_record_write)?;
         let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
-        let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules).map_err(container::Error::from)?;
+        let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules, &depot.cgroups()?);
+        let cgroups = cgroups.map_err(container::Error::from)?;
+        depot.note_cgroups(cgroups.bases())?;
         let cgroups = cgroups.with_policy(opening.limit_policy.clone());
         Ok((init, depot, store, cgroups))
     });
     let (init, depot, store, cgroups) = opened.await??;
     if !cgroups.missing().is_empty() {
-        tracing::warn!(missing = ?cgroups.missing(), "cgroup controllers that this host lacks: no such limits");
+        let missing = cgroups.missing();
+        tracing::warn!(?missing, "cgroup controllers that this server cannot have here: no such limits");
     }
     let network = Network::start(&config.network, &config.tag, &network_state()?, &config.defences).await;
     let network = network.map_err(container::Error::from)?;
@@ -184,7 +187,7 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
                 Err(error) => (false, protocol::Error::failed(&error).to_string()),
             });
         }
-        lines.push(match Cgroups::detect(&config.tag, &config.device_rules) {
+        lines.push(match Cgroups::detect(&config.tag, &config.device_rules, &[]) {
             Ok(cgroups) => {
                 let missing = cgroups.missing().to_vec();
                 cgroups.forget();

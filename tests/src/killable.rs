@@ -12,7 +12,7 @@ use garden_client::Client;
 use protocol::Backend;
 
 use crate::{
-    linux::{PORTS, Slot},
+    linux::{PORTS, Slot, groups},
     patience::patience,
 };
 
@@ -64,6 +64,11 @@ impl Killable {
     /// How the names of its links begin.
     pub fn link_prefix(&self) -> String {
         format!("g{}-", self.slot.tag())
+    }
+
+    /// What the groups are called that those of its containers are in.
+    pub fn base_group(&self) -> String {
+        format!("garden-{}", self.slot.tag())
     }
 
     /// The most memory that the server ever had, in KiB.
@@ -195,10 +200,8 @@ impl Killable {
         let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
         let links = links.filter_map(|link| link.file_name().into_string().ok()).filter(|name| link(name));
         left.extend(links.skip(if self.child.is_some() { PREPARED } else { 0 }));
-        let group = format!("garden-{}", self.slot.tag());
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        for base in hierarchies.map(|entry| entry.path()).chain([PathBuf::from("/sys/fs/cgroup")]) {
-            let groups = fs::read_dir(base.join(&group)).into_iter().flatten().flatten();
+        for base in groups(Path::new("/sys/fs/cgroup"), &self.base_group()) {
+            let groups = fs::read_dir(base).into_iter().flatten().flatten();
             let groups = groups.filter(|entry| entry.path().is_dir());
             left.extend(groups.map(|entry| entry.path().display().to_string()));
         }

@@ -205,7 +205,7 @@ fn names_in(directory: &Path) -> Vec<String> {
 }
 
 /// Directories named `base` in any hierarchy.
-fn groups(directory: &Path, base: &str) -> Vec<PathBuf> {
+pub(crate) fn groups(directory: &Path, base: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

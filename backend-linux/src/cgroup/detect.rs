@@ -1,13 +1,18 @@
 //! Which hierarchies there are, and our base group in each.
 
 use std::{
-    ffi::OsString,
     fs, io,
-    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
 
-use super::{Cgroups, DeviceRule, Error, LimitPolicy, Result, V1, V2, devices::DeviceList, group::write};
+use super::{
+    Cgroups, DeviceRule, Error, LimitPolicy, Result, V1, V2,
+    devices::DeviceList,
+    group::write,
+    hierarchies::{Hierarchies, Hierarchy},
+    leaf::{self, is_root_of_all},
+    places::Places,
+};
 
 /// What containers use where a v1 hierarchy has it. Each hierarchy more costs a create, a run and a destroy 25 µs.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "devices", "pids"];
@@ -19,32 +24,35 @@ const V2_CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
 const NEEDED: [&str; 4] = ["memory", "cpu", "pids", "cpuacct"];
 
 impl Cgroups {
-    /// Looks at what is mounted and makes our base groups, named `garden` or `garden-<tag>`. Containers may use the
-    /// devices of `device_rules` besides those that all may.
-    pub fn detect(tag: &str, device_rules: &[DeviceRule]) -> Result<Cgroups> {
-        let file = Path::new("/proc/self/mountinfo");
-        let mounts = fs::read(file).map_err(|source| Error::Read { file: file.into(), source })?;
+    /// Looks at what is mounted and makes our base groups, named `garden` or `garden-<tag>`. Those of an earlier server
+    /// (`earlier`) that still have groups are used again, wherever this one was started. Containers may use the devices of
+    /// `device_rules` besides those that all may.
+    pub fn detect(tag: &str, device_rules: &[DeviceRule], earlier: &[PathBuf]) -> Result<Cgroups> {
+        let read = |file: &str| fs::read(file).map_err(|source| Error::Read { file: file.into(), source });
+        let found = Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
         let base = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
-        let Hierarchies { v1, v2 } = hierarchies(&mounts);
-        let hierarchy = |(controllers, mount): (Vec<String>, PathBuf)| V1 {
-            name: mount.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            controllers,
-            base: mount.join(&base),
-        };
-        let v1: Vec<V1> = v1.into_iter().map(hierarchy).collect();
+        let mut places = Places::new(&found, &base, earlier);
         let mut made = Vec::new();
-        for hierarchy in &v1 {
-            make_group(&hierarchy.base, &mut made)?;
-            if hierarchy.controllers.iter().any(|controller| controller == V1_CPUSET) {
-                copy_cpuset(&hierarchy.base)?;
+        let mut v1 = Vec::new();
+        for hierarchy in &found.v1 {
+            let used = |controller: &String| V1_CONTROLLERS.contains(&controller.as_str());
+            if !hierarchy.controllers.iter().any(used) {
+                continue;
             }
+            let Some(base) = places.base(hierarchy) else { continue };
+            make_group(&base, &mut made)?;
+            if hierarchy.controllers.iter().any(|controller| controller == V1_CPUSET) {
+                copy_cpuset(&base)?;
+            }
+            let name = hierarchy.mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            v1.push(V1 { name, controllers: hierarchy.controllers.clone(), base });
         }
-        let v2 = match v2 {
-            Some(mount) => make_v2_base(&mount, &base, &mut made)?,
+        let v2 = match &found.v2 {
+            Some(hierarchy) => make_v2_base(hierarchy, &mut places, &mut made)?,
             None => None,
         };
         if v1.is_empty() && v2.is_none() {
-            return Err(Error::NoHierarchy);
+            return Err(places.none_usable());
         }
         let mut cgroups = Cgroups {
             v1,
@@ -54,6 +62,7 @@ impl Cgroups {
             made,
             missing: Vec::new(),
         };
+        places.leave_others(cgroups.bases());
         cgroups.devices = DeviceList::new(cgroups.place("devices"), cgroups.v2.is_some(), device_rules);
         // Every v2 group counts its CPU time, with or without a controller.
         let counted = |controller: &str| controller == "cpuacct" && cgroups.v2.is_some();
@@ -66,67 +75,6 @@ impl Cgroups {
         }
         Ok(cgroups)
     }
-}
-
-/// Mount points found: v1 with their controllers, and the unified one.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Hierarchies {
-    pub(super) v1: Vec<(Vec<String>, PathBuf)>,
-    pub(super) v2: Option<PathBuf>,
-}
-
-/// Reads the text of `/proc/self/mountinfo`. The first mount of a hierarchy counts; v1 hierarchies without a
-/// controller that containers use (`name=systemd`, `freezer`) do not.
-pub(super) fn hierarchies(mountinfo: &[u8]) -> Hierarchies {
-    let mut found = Hierarchies::default();
-    for line in mountinfo.split(|&byte| byte == b'\n') {
-        let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
-        // Optional fields end with a single "-"; the type, source and the file system's options follow.
-        let Some(dash) = fields.iter().position(|field| *field == b"-") else { continue };
-        let (Some(mount), Some(kind), Some(options)) =
-            (fields.get(4), fields.get(dash + 1), fields.get(dash + 3))
-        else {
-            continue;
-        };
-        let mount = unescape(mount);
-        if *kind == b"cgroup2" && found.v2.is_none() {
-            found.v2 = Some(mount);
-        } else if *kind == b"cgroup" {
-            let used = |option: &str| V1_CONTROLLERS.contains(&option);
-            let known = |option: &str| (used(option) || option == V1_CPUSET).then(|| option.to_owned());
-            let options = String::from_utf8_lossy(options);
-            let controllers: Vec<String> = options.split(',').filter_map(known).collect();
-            if controllers.iter().any(|controller| used(controller))
-                && found.v1.iter().all(|(held, _)| *held != controllers)
-            {
-                found.v1.push((controllers, mount));
-            }
-        }
-    }
-    found
-}
-
-/// Undoes the `\040` escapes of a mount point.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..3).filter(|_| *first == b'\\');
-        let octal = digits
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    OsString::from_vec(bytes).into()
 }
 
 /// Makes a group unless it is there; adds what it made to `made`.
@@ -156,23 +104,32 @@ pub(super) fn copy_cpuset(group: &Path) -> Result<()> {
 
 /// Our base group on v2 with the controllers that containers use, as far as the kernel offers them; none where it
 /// offers none of them here, as where v1 hierarchies hold them all.
-fn make_v2_base(mount: &Path, base: &str, made: &mut Vec<PathBuf>) -> Result<Option<V2>> {
-    let offered = words(&mount.join("cgroup.controllers"))?;
-    let wanted = V2_CONTROLLERS.into_iter().filter(|wanted| offered.iter().any(|offered| offered == wanted));
-    let wanted: Vec<&str> = wanted.collect();
-    if wanted.is_empty() {
+fn make_v2_base(hierarchy: &Hierarchy, places: &mut Places, made: &mut Vec<PathBuf>) -> Result<Option<V2>> {
+    let offered = words(&hierarchy.mount.join("cgroup.controllers"))?;
+    if !V2_CONTROLLERS.iter().any(|wanted| offered.iter().any(|offered| offered == wanted)) {
         return Ok(None);
     }
-    let enabled = enable(mount, &wanted)?;
-    let base = mount.join(base);
+    let Some(base) = places.base(hierarchy) else { return Ok(None) };
+    let Some(parent) = base.parent() else { return Ok(None) };
+    let offered = words(&parent.join("cgroup.controllers"))?;
+    let wanted = V2_CONTROLLERS.into_iter().filter(|wanted| offered.iter().any(|offered| offered == wanted));
+    let enabled = enable(parent, &wanted.collect::<Vec<_>>(), Populated::MakesRoom)?;
     make_group(&base, made)?;
-    let enabled = enable(&base, &enabled)?;
+    let enabled = enable(&base, &enabled, Populated::IsAnError)?;
     Ok(Some(V2 { controllers: enabled.into_iter().map(str::to_owned).collect(), base }))
+}
+
+/// What to do about processes in a group that is to have groups with controllers.
+#[derive(PartialEq, Eq)]
+enum Populated {
+    /// They go into a leaf below it.
+    MakesRoom,
+    IsAnError,
 }
 
 /// Hands controllers on to the children of `group`; gives those that they then have. One by one: the kernel refuses
 /// a whole line for one controller (`cpu`, while there are real-time processes), and the others are still wanted.
-fn enable<'a>(group: &Path, controllers: &[&'a str]) -> Result<Vec<&'a str>> {
+fn enable<'a>(group: &Path, controllers: &[&'a str], populated: Populated) -> Result<Vec<&'a str>> {
     let file = group.join("cgroup.subtree_control");
     let before = words(&file)?;
     let held = |controller: &str| before.iter().any(|held| held == controller);
@@ -180,10 +137,12 @@ fn enable<'a>(group: &Path, controllers: &[&'a str]) -> Result<Vec<&'a str>> {
         return Ok(controllers.to_vec());
     }
     // The kernel would refuse memory, but take cpu and pids, and make the group a threaded one, whose children
-    // nothing can enter. Only the root of all groups may have both; it has no type.
-    let populated = !words(&group.join("cgroup.procs"))?.is_empty();
-    if populated && group.join("cgroup.type").exists() {
-        return Err(Error::ProcessesInTheWay { group: group.into() });
+    // nothing can enter. Only the root of all groups may have both.
+    if !is_root_of_all(group) && !words(&group.join("cgroup.procs"))?.is_empty() {
+        match populated {
+            Populated::MakesRoom => leaf::make_room(group)?,
+            Populated::IsAnError => return Err(Error::ProcessesInTheWay { group: group.into() }),
+        }
     }
     let mut enabled = Vec::new();
     for &controller in controllers {
@@ -198,57 +157,7 @@ fn enable<'a>(group: &Path, controllers: &[&'a str]) -> Result<Vec<&'a str>> {
     Ok(enabled)
 }
 
-fn words(file: &Path) -> Result<Vec<String>> {
+pub(super) fn words(file: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(file).map_err(|source| Error::Read { file: file.into(), source })?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn v1(controllers: &[&str], mount: &str) -> (Vec<String>, PathBuf) {
-        (controllers.iter().map(|&controller| controller.to_owned()).collect(), mount.into())
-    }
-
-    #[test]
-    fn finds_hierarchies_mounted_one_by_one_or_together() {
-        let text = b"\
-32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
-35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
-36 31 0:33 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
-37 31 0:34 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset
-38 31 0:35 / /sys/fs/cgroup/pids,cpuset rw,relatime - cgroup cgroup rw,cpuset,pids
-40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate
-";
-        let expected = Hierarchies {
-            v1: vec![
-                v1(&["cpu", "cpuacct"], "/sys/fs/cgroup/cpu,cpuacct"),
-                v1(&["memory"], "/sys/fs/cgroup/memory"),
-                v1(&["cpuset", "pids"], "/sys/fs/cgroup/pids,cpuset"),
-            ],
-            v2: Some("/sys/fs/cgroup/unified".into()),
-        };
-        assert_eq!(hierarchies(text), expected);
-    }
-
-    #[test]
-    fn a_hierarchy_mounted_twice_counts_once_and_spaces_are_unescaped() {
-        let text = b"\
-35 31 0:32 / /sys/fs/cgroup/with\\040space rw - cgroup cgroup rw,memory
-36 31 0:32 / /elsewhere rw - cgroup cgroup rw,memory
-";
-        let expected = Hierarchies { v1: vec![v1(&["memory"], "/sys/fs/cgroup/with space")], v2: None };
-        assert_eq!(hierarchies(text), expected);
-    }
-
-    #[test]
-    fn garbage_is_no_hierarchy() {
-        for text in
-            [&b""[..], b"\n\n", b"1 2 3 - cgroup", b"- cgroup cgroup rw,memory", b"\\ - \\04 \xff\xfe"]
-        {
-            assert_eq!(hierarchies(text), Hierarchies::default());
-        }
-    }
 }

@@ -7,8 +7,14 @@ pub enum Error {
     #[error("no cgroup hierarchy is mounted: mount cgroup2 at /sys/fs/cgroup")]
     NoHierarchy,
     #[error(
-        "cannot enable controllers in {}: processes live in that group itself; start the server with them in a \
-         group below it (under systemd: `Delegate=yes` and `DelegateSubgroup=server`)", .group.display()
+        "no cgroup can be made: {} cannot be written to; give the server a part of it (under systemd: `Delegate=yes`; in \
+         a container: cgroups mounted writable)", listed(.mounts)
+    )]
+    ReadOnly { mounts: Vec<PathBuf> },
+    #[error(
+        "cannot enable controllers in {}: processes live in that group itself that cannot be moved; start the server \
+         with them in a group below it (under systemd: `Delegate=yes` and `DelegateSubgroup=server`)",
+        .group.display()
     )]
     ProcessesInTheWay { group: PathBuf },
     #[error("cannot create the cgroup {}", .group.display())]
@@ -23,9 +29,15 @@ pub enum Error {
     DeviceProgram { group: PathBuf, source: io::Error },
     #[error("cannot kill process {pid} of cgroup {}", .group.display())]
     Kill { group: PathBuf, pid: u32, source: io::Error },
+    #[error("cannot remove the cgroup {}", .group.display())]
+    Leave { group: PathBuf, source: io::Error },
     #[error(
         "cannot remove {} after {patience:?}: {processes} processes and {} more groups are left",
         .group.display(), .others.len()
     )]
     Remove { group: PathBuf, others: Vec<PathBuf>, processes: usize, patience: Duration, source: io::Error },
+}
+
+fn listed(mounts: &[PathBuf]) -> String {
+    mounts.iter().map(|mount| mount.display().to_string()).collect::<Vec<_>>().join(", ")
 }

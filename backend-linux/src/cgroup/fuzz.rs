@@ -1,8 +1,8 @@
 //! What must hold of the kernel's texts, whatever stands in them.
 
-use super::{detect, members, stat};
+use super::{hierarchies::Hierarchies, members, stat};
 
-/// A file of a cgroup, or `/proc/self/mountinfo`.
+/// A file of a cgroup, or `/proc/self/mountinfo` and `/proc/self/cgroup` in one.
 pub(crate) fn texts(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let lines = text.lines().count();
@@ -17,9 +17,16 @@ pub(crate) fn texts(bytes: &[u8]) {
     }
     assert!(members::parse_pids(&text).count() <= lines);
 
-    let found = detect::hierarchies(bytes);
-    for (index, (controllers, _)) in found.v1.iter().enumerate() {
+    let found = Hierarchies::parse(bytes, bytes);
+    for (index, hierarchy) in found.v1.iter().enumerate() {
+        let controllers = &hierarchy.controllers;
         assert!(!controllers.is_empty());
-        assert!(found.v1[..index].iter().all(|(others, _)| others != controllers), "{controllers:?} twice");
+        let mut others = found.v1[..index].iter();
+        assert!(others.all(|other| other.controllers != *controllers), "{controllers:?} twice");
+    }
+    for hierarchy in found.v1.iter().chain(&found.v2) {
+        // Whatever a text calls a group, it is looked for below what is mounted.
+        let directory = hierarchy.directory(&hierarchy.own);
+        assert!(directory.is_none_or(|directory| directory.starts_with(&hierarchy.mount)));
     }
 }

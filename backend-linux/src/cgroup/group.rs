@@ -138,7 +138,7 @@ impl Cgroups {
         failed.map_or(Ok(removed), Err)
     }
 
-    /// Kills and removes everything that is ours, the base groups too. Controllers that [`Cgroups::detect`] enabled
+    /// Kills and removes everything that is ours, the base groups too, but never what they are in. Controllers that [`Cgroups::detect`] enabled
     /// at a v2 root stay enabled: somebody else may have come to need them.
     pub fn cleanup(&self, patience: Duration) -> Result<()> {
         self.sweep([], &[], patience)?;
@@ -151,6 +151,7 @@ impl Cgroups {
                 source,
             })?;
         }
+        self.give_back();
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! Control groups: one small interface over version 1, version 2 and hosts that mix them.
 //!
 //! Each controller lives where the kernel has it: in a v1 hierarchy of its own (or shared), or in the unified
-//! hierarchy of v2. Below the root of each hierarchy that is used, the server owns one group, `garden` or
-//! `garden-<tag>` (the *base*), and in it one group for each container. Groups of others are never touched.
+//! hierarchy of v2. In each hierarchy that is used, below its root or what was delegated to the server (`places`), the
+//! server owns one group, `garden` or `garden-<tag>` (the *base*), and in it one group for each container. Groups of
+//! others are never touched.
 //!
 //! On v2 processes live in leaf groups (`init`, `main`) below the container's group, where they are born
 //! (`CLONE_INTO_CGROUP`) and stay: the limits are the container group's. On v1 there are no leaves: a process writes
@@ -16,7 +17,10 @@ mod extra;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod group;
+mod hierarchies;
+mod leaf;
 mod members;
+mod places;
 mod settings;
 mod stat;
 #[cfg(test)]
@@ -72,7 +76,7 @@ pub struct CgroupEntry {
 pub struct CgroupView {
     /// What the directory where it is mounted is called on the host.
     pub name: String,
-    /// Its controllers, as far as containers use them.
+    /// Its controllers.
     pub controllers: Vec<String>,
     /// The container's group.
     pub group: PathBuf,
@@ -131,6 +135,14 @@ impl Cgroups {
             // One that cannot be removed has become somebody's.
             let _ = std::fs::remove_dir(base);
         }
+        self.give_back();
+    }
+
+    /// Leaves the group that was delegated to this server as it was found, where nothing of ours is in it any more.
+    fn give_back(&self) {
+        if let Some(parent) = self.v2.as_ref().and_then(|v2| v2.base.parent()) {
+            leaf::give_back(parent);
+        }
     }
 
     /// How processes get into the groups of the container `name`. Touches nothing.
@@ -163,7 +175,7 @@ impl Cgroups {
     }
 
     /// Our base group in each hierarchy.
-    fn bases(&self) -> impl Iterator<Item = &Path> {
+    pub fn bases(&self) -> impl Iterator<Item = &Path> {
         self.v1.iter().map(|v1| v1.base.as_path()).chain(self.v2.iter().map(|v2| v2.base.as_path()))
     }
 }

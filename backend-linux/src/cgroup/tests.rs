@@ -9,7 +9,10 @@ use std::{
 
 use protocol::{CpuLimits, Limits, MemoryLimits, PidLimits};
 
-use super::*;
+use super::{
+    hierarchies::{Hierarchies, Hierarchy},
+    *,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,7 +45,7 @@ fn own() -> Option<Own> {
         return None;
     }
     let tag = format!("test{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    Some(Own(Cgroups::detect(&tag, &[]).unwrap()))
+    Some(Own(Cgroups::detect(&tag, &[], &[]).unwrap()))
 }
 
 /// A process that entered the groups by itself, as on v1 (and, for the test, on v2), and says when it has.
@@ -186,8 +189,9 @@ fn a_value_that_the_kernel_refuses_is_named_and_leaves_nothing() {
 #[test]
 fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
     let Some(_root) = own() else { return };
-    let mounts = std::fs::read("/proc/self/mountinfo").unwrap();
-    let Some(mount) = detect::hierarchies(&mounts).v2 else {
+    let [mounts, own] =
+        ["mountinfo", "cgroup"].map(|file| std::fs::read(format!("/proc/self/{file}")).unwrap());
+    let Some(Hierarchy { mount, .. }) = Hierarchies::parse(&mounts, &own).v2 else {
         eprintln!("skipped: no v2 hierarchy is mounted");
         return;
     };
@@ -227,9 +231,9 @@ fn who_only_looked_leaves_no_group_and_takes_none_away() {
     let Some(cgroups) = own() else { return };
     let bases: Vec<PathBuf> = cgroups.bases().map(Path::to_owned).collect();
     let tag = bases[0].file_name().unwrap().to_str().unwrap().strip_prefix("garden-").unwrap().to_owned();
-    Cgroups::detect(&tag, &[]).unwrap().forget();
+    Cgroups::detect(&tag, &[], &[]).unwrap().forget();
     assert!(bases.iter().all(|base| base.exists()), "they were there before: {bases:?}");
-    let looked = Cgroups::detect(&format!("{tag}-look"), &[]).unwrap();
+    let looked = Cgroups::detect(&format!("{tag}-look"), &[], &[]).unwrap();
     let made: Vec<PathBuf> = looked.bases().map(Path::to_owned).collect();
     assert!(made.iter().all(|base| base.exists()), "{made:?}");
     looked.forget();

@@ -12,6 +12,9 @@ use super::{Error, Record, lock_directory};
 
 const RECORD: &str = "record.json";
 const RECORD_TMP: &str = "record.json.new";
+/// Paths of the server's cgroups that all others are in, as a list in JSON.
+const CGROUPS: &str = "host/cgroups.json";
+const CGROUPS_TMP: &str = "host/cgroups.json.new";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The depot: `containers/HANDLE/record.json` and what else a container needs outside of itself; `host/` for what
@@ -45,6 +48,25 @@ impl Depot {
             fs::write(&stored, boot_id).map_err(error("write", &stored))?;
         }
         Ok(Depot { root: root.to_owned(), die_at_write, writes: AtomicU64::new(0), _lock: lock })
+    }
+
+    /// What was noted last of the cgroups that all containers' are in. A note that cannot be read is none: where this
+    /// server would make them is where they are, unless it was started in another place.
+    pub fn cgroups(&self) -> Result<Vec<PathBuf>, Error> {
+        let path = self.root.join(CGROUPS);
+        match fs::read(&path) {
+            Ok(json) => Ok(serde_json::from_slice(&json).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(self.error("", "read", &path)(error)),
+        }
+    }
+
+    /// Notes the cgroups that all containers' are in, for the next server, which may be started in another place.
+    pub fn note_cgroups<'a>(&self, groups: impl Iterator<Item = &'a Path>) -> Result<(), Error> {
+        let (new, path) = (self.root.join(CGROUPS_TMP), self.root.join(CGROUPS));
+        let json = serde_json::to_vec(&groups.collect::<Vec<_>>()).map_err(io::Error::from);
+        let written = json.and_then(|json| fs::write(&new, json)).and_then(|()| fs::rename(&new, &path));
+        written.map_err(self.error("", "write", &path))
     }
 
     /// A container's directory.

@@ -255,9 +255,20 @@ fn note_oom_kill(host: &Host, container: &Container, kills: u64) -> Result<(), E
     Ok(())
 }
 
-/// Locks a directory against another server, for as long as the descriptor is open.
+/// How long a lock may be held on by a server that was killed: by its last child, until that executes its program.
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+const LOCK_LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Locks a directory against another server, for as long as the descriptor is open. Blocks a moment.
 pub fn lock_directory(path: &std::path::Path) -> std::io::Result<std::fs::File> {
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(path.join("lock"))?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
+    let begun = std::time::Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_LOOK_INTERVAL);
+            }
+            locked => return locked.map(|()| file).map_err(Into::into),
+        }
+    }
 }
