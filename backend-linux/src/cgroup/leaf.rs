@@ -1,10 +1,7 @@
 //! On v2 a group with controllers for the groups below it has no processes itself: in a group that was delegated to the
 //! server, the server and what else was started there go into a leaf of it.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use rustix::io::Errno;
 
@@ -38,21 +35,29 @@ pub(super) fn make_room(group: &Path) -> Result<()> {
     move_all(group, &leaf)
 }
 
-/// Undoes that when nothing of anybody's is left in the group. Whoever is still in the leaf goes back.
+/// Undoes that, as far as nobody else has groups there. Who is still in the leaf goes back.
 pub(super) fn give_back(group: &Path) {
     let leaf = group.join(DIRECTORY);
-    if is_root_of_all(group) || !children(group).is_ok_and(|groups: Vec<PathBuf>| groups == [leaf.as_path()])
-    {
+    if is_root_of_all(group) || !leaf.is_dir() {
         return;
     }
-    let file = group.join("cgroup.subtree_control");
-    let given_back = words(&file).and_then(|controllers| {
-        controllers.iter().try_for_each(|controller| write(&file, &format!("-{controller}")))?;
-        move_all(&leaf, group)?;
-        fs::remove_dir(&leaf).map_err(|source| Error::Leave { group: leaf, source })
-    });
-    if let Err(error) = given_back {
+    if let Err(error) = undo(group, &leaf) {
         tracing::warn!(?group, error = %protocol::Error::failed(&error), "cannot leave a cgroup as it was found");
+    }
+}
+
+fn undo(group: &Path, leaf: &Path) -> Result<()> {
+    let groups = children(group).map_err(|source| Error::Read { file: group.into(), source })?;
+    if groups == [leaf] {
+        // Before anything can be in the group itself again.
+        let file = group.join("cgroup.subtree_control");
+        words(&file)?.iter().try_for_each(|controller| write(&file, &format!("-{controller}")))?;
+        move_all(leaf, group)?;
+    }
+    match fs::remove_dir(leaf) {
+        // Somebody else's groups are beside it, and their controllers needed.
+        Err(source) if source.kind() == io::ErrorKind::ResourceBusy && groups != [leaf] => Ok(()),
+        removed => removed.map_err(|source| Error::Leave { group: leaf.into(), source }),
     }
 }
 
