@@ -14,6 +14,7 @@ use std::{
 
 use bytes::BytesMut;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create},
     net::{
         AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -60,7 +61,10 @@ fn message<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
         let json = |message: &T| serde_json::to_string(message).expect("JSON");
         assert_eq!(json(&again), json(&message));
     }
-    // Nothing holds on to a descriptor of a message that was refused or done with.
+    // Nothing holds on to a descriptor of a message that was refused or done with: but a child that another test has just
+    // forked, until it executes its program.
+    let mut hung_up = [PollFd::new(&watched, PollFlags::HUP)];
+    poll(&mut hung_up, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).expect("poll");
     let end = rustix::io::read(&watched, &mut [0; 1][..]);
     assert_eq!(end, Ok(0), "a descriptor was lost");
 }
