@@ -9,6 +9,7 @@ use crate::{
     cgroup::{DeviceRule, LimitPolicy},
     defence::Defences,
     ids::IdConfig,
+    process::Retention,
 };
 
 /// Settings of a [`LinuxBackend`](crate::LinuxBackend); [`Config::default`] is what FLAGS in the README states.
@@ -33,6 +34,8 @@ pub struct Config {
     pub disable_privileged_containers: bool,
     /// Destroy what an earlier server left instead of adopting it.
     pub destroy_containers_on_startup: bool,
+    /// Forget an ended process, whose id is free then, once somebody has been told its exit status; else at destroy.
+    pub cleanup_process_dirs_on_wait: bool,
     /// How much output of processes is kept in memory, all together, until a minute after their end.
     pub output_buffer_total_bytes: u64,
     /// Whose ids the containers' users and groups have on the host.
@@ -100,6 +103,7 @@ impl Default for Config {
             prepared_containers: 8,
             disable_privileged_containers: false,
             destroy_containers_on_startup: false,
+            cleanup_process_dirs_on_wait: false,
             output_buffer_total_bytes: 1 << 30,
             ids: IdConfig::default(),
             cpu_entitlement_per_share_percent: None,
@@ -109,6 +113,15 @@ impl Default for Config {
             hardening: Hardening::default(),
             defences: Defences::default(),
             die_at_record_write: None,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn retention(&self) -> Retention {
+        match self.cleanup_process_dirs_on_wait {
+            true => Retention::UntilTold,
+            false => Retention::UntilDestroy,
         }
     }
 }

@@ -148,7 +148,7 @@ pub(crate) async fn perform(
             json(&unless_gone(peer, result).await?)
         }
         Request::ProcessStatus { handle, process_id } => {
-            let process = backend.attach(&handle, &process_id).await?;
+            let process = attach(app, &handle, &process_id, false).await?;
             let exit_status = process.exit.now_or_never().transpose()?;
             json(&ProcessStatus { process_id, exit_status })
         }
@@ -181,13 +181,17 @@ pub(crate) async fn perform(
     }
 }
 
-/// The process, its outputs from its start on if that is wanted and known.
+/// The process, its outputs from its start on if that is wanted and known. One that the backend has forgotten at its end
+/// is known here a little longer, for who has started it and comes back for the rest.
 async fn attach(app: &App, handle: &str, process_id: &str, from_start: bool) -> Result<Process> {
-    let process = app.backend.attach(handle, process_id).await?;
-    Ok(match app.sessions.outputs_from_start(handle, process_id).filter(|_| from_start) {
-        Some([stdout, stderr]) => Process { stdout, stderr, ..process },
-        None => process,
-    })
+    let attached = app.backend.attach(handle, process_id).await;
+    match (attached, app.sessions.started_here(handle, process_id)) {
+        (Ok(process), Some(start)) if from_start => {
+            Ok(Process { stdout: start.stdout, stderr: start.stderr, ..process })
+        }
+        (Err(Error::ProcessNotFound { .. }), Some(start)) => Ok(start),
+        (attached, _) => attached,
+    }
 }
 
 fn outputs_of(process: &Process) -> [Output; 2] {

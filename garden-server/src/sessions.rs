@@ -38,10 +38,16 @@ pub(crate) struct Sessions {
 struct Outputs {
     handle: String,
     process_id: String,
-    /// Whether they begin at the process's start, and it is the one that has this name now.
-    from_start: bool,
+    /// If they begin at the process's start, and it is the newest that has this name.
+    start: Option<Start>,
     stdout: Output,
     stderr: Output,
+}
+
+/// The rest of a process that a session began.
+struct Start {
+    control: Arc<dyn ProcessControl>,
+    ended: Ended,
 }
 
 /// What the connection of a `run` or an `attach` needs of its session.
@@ -68,11 +74,12 @@ impl Sessions {
     pub(crate) fn open(self: &Arc<Self>, handle: String, process: Process, kind: SessionKind) -> Session {
         let id = self.next_stream_id.fetch_add(1, Ordering::Relaxed);
         let Process { id: process_id, stdout, stderr, control, exit } = process;
-        let from_start = kind == SessionKind::Run;
-        let outputs = Outputs { handle, process_id: process_id.clone(), from_start, stdout, stderr };
+        let (ended_sender, ended) = watch::channel(None);
+        let start = || Start { control: Arc::clone(&control), ended: ended.clone() };
+        let start = (kind == SessionKind::Run).then(start);
+        let outputs = Outputs { handle, process_id: process_id.clone(), start, stdout, stderr };
         self.lock().insert(id, outputs);
 
-        let (ended_sender, ended) = watch::channel(None);
         let sessions = self.clone();
         tokio::spawn(async move {
             let mut shutdown = sessions.shutdown.clone();
@@ -122,20 +129,32 @@ impl Sessions {
         })
     }
 
-    /// The outputs of that process from its start on: known as long as the session lasts that started it.
-    pub(crate) fn outputs_from_start(&self, handle: &str, process_id: &str) -> Option<[Output; 2]> {
+    /// That process with its outputs from its start on: known as long as the session lasts that started it.
+    pub(crate) fn started_here(&self, handle: &str, process_id: &str) -> Option<Process> {
         let table = self.lock();
-        // The newest: an id is free again when its container is gone, and a session lasts longer.
-        let start = table.values().rev().find(|outputs| {
-            outputs.from_start && outputs.handle == handle && outputs.process_id == process_id
-        })?;
-        Some([start.stdout.clone(), start.stderr.clone()])
+        // The newest: an id is free again when its container is gone, or the process, and a session lasts longer.
+        let mut newest = table.values().rev();
+        newest.find_map(|outputs| {
+            let start = outputs.start.as_ref()?;
+            if outputs.handle != handle || outputs.process_id != process_id {
+                return None;
+            }
+            let mut ended = start.ended.clone();
+            let stopping = || Error::ServiceUnavailable { message: "the server is stopping".to_owned() };
+            Some(Process {
+                id: process_id.to_owned(),
+                stdout: outputs.stdout.clone(),
+                stderr: outputs.stderr.clone(),
+                control: Arc::clone(&start.control),
+                exit: Box::pin(async move { end_of(&mut ended).await.unwrap_or_else(|| Err(stopping())) }),
+            })
+        })
     }
 
     /// The container is gone: its outputs can still be had by their stream ids, but a process of its name is another one.
     pub(crate) fn container_is_gone(&self, handle: &str) {
         for outputs in self.lock().values_mut().filter(|outputs| outputs.handle == handle) {
-            outputs.from_start = false;
+            outputs.start = None;
         }
     }
 

@@ -15,7 +15,7 @@ use protocol::{
 use tests::{
     columns::{Behaviour, check},
     killable::{Killable, can_make_containers},
-    linux::linux,
+    linux::{linux, linux_with},
     world::{World, end},
 };
 
@@ -162,6 +162,27 @@ fn one_with_an_image_alone_counts_against_the_containers_limit() {
             assert_eq!(waiting.exit.await, Ok(7));
         })
     });
+}
+
+#[test]
+fn its_id_is_free_when_what_it_had_of_its_own_is_gone_where_ended_processes_are_forgotten() {
+    let behaviour: Behaviour = |world| {
+        Box::pin(async move {
+            let handle = world.create().await;
+            for round in 0..5 {
+                // What one leaves in its root the next one does not find.
+                let script = format!("[ ! -e /mark ] && echo {round} > /mark && read x < /mark && echo $x");
+                let spec = ProcessSpec {
+                    image: ImageRef { uri: busybox_image().display().to_string(), ..ImageRef::default() },
+                    ..limited("same", SMALL, 0, &script)
+                };
+                let ended = world.run_spec_to_end(&handle, spec).await;
+                assert_eq!(ended.text(), format!("{round}\n"));
+                assert!(world.backend().attach(&handle, "same").await.is_err());
+            }
+        })
+    };
+    check(linux_with(|config| config.cleanup_process_dirs_on_wait = true), behaviour);
 }
 
 /// The host's busybox as an image; the same for all.

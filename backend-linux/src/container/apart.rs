@@ -32,6 +32,7 @@ pub async fn run(
     process: RunRequest,
     own: Own,
 ) -> Result<Arc<Entry>, Error> {
+    container.processes.forgotten(&process.id).await;
     if own.image.is_empty() && own.limits.is_none() {
         return Ok(container.processes.run(process.into()).await?);
     }
@@ -155,14 +156,15 @@ fn make_parts(
 fn follow(host: &Arc<Host>, container: &Arc<Container>, id: &str, entry: &Arc<Entry>) {
     // Who waits for a process keeps neither its container nor the server.
     let (host, container, id) = (Arc::downgrade(host), Arc::downgrade(container), id.to_owned());
-    let entry = Arc::clone(entry);
-    tokio::spawn(async move {
-        let ended = entry.ended().await;
-        drop(entry);
-        if ended && let (Some(host), Some(container)) = (host.upgrade(), container.upgrade()) {
+    let ended = entry.ended();
+    let discarded = tokio::spawn(async move {
+        if ended.await
+            && let (Some(host), Some(container)) = (host.upgrade(), container.upgrade())
+        {
             discard(&host, &container, &id).await;
         }
     });
+    entry.is_followed_by(discarded);
 }
 
 async fn discard(host: &Arc<Host>, container: &Arc<Container>, id: &str) {

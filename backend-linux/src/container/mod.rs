@@ -185,7 +185,7 @@ impl Container {
     fn new(host: &Arc<Host>, record: Record, lease: Lease, ids: IdLease) -> Arc<Container> {
         Arc::new_cyclic(|container: &std::sync::Weak<Container>| {
             let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
-            let output_budget = Arc::clone(&host.output_budget);
+            let (output_budget, retention) = (Arc::clone(&host.output_budget), host.config.retention());
             let (container, host) = (container.clone(), Arc::downgrade(host));
             let on_exit = move |process: &str| {
                 let (container, host) = (container.upgrade(), host.upgrade());
@@ -200,7 +200,7 @@ impl Container {
             };
             Container {
                 handle: record.handle.clone(),
-                processes: Processes::new(supervisor.clone(), Arc::new(on_exit), output_budget),
+                processes: Processes::new(supervisor.clone(), Arc::new(on_exit), output_budget, retention),
                 supervisor,
                 destroying: AtomicBool::new(false),
                 half_destroyed: AtomicBool::new(false),

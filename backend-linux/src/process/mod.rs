@@ -1,11 +1,13 @@
 //! The server's side of a container's supervisor: requests to it, and the processes it keeps.
 
 mod budget;
+mod entry;
 mod output;
 mod stdin;
 mod supervisor;
 mod table;
 
 pub use budget::OutputBudget;
+pub use entry::Entry;
 pub use supervisor::{Connection, Error, InitBinary, Supervisor, nonsense};
-pub use table::{Entry, Processes};
+pub use table::{Processes, Retention};

@@ -1,7 +1,7 @@
 //! The processes of one container, as the server knows them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     os::fd::OwnedFd,
     pin::Pin,
@@ -12,23 +12,21 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use protocol::{Error as WireError, Output, OutputReader, Process, ProcessControl, Signal, TtySpec};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     budget::OutputBudget,
+    entry::{Entry, Outputs},
     output::Channel,
     stdin::Stdin,
     supervisor::{Connection, Error, Supervisor, nonsense},
 };
 use crate::{
-    supervisor::{ApartRequest, OutputFds, Reply, Request, Terminal},
+    supervisor::{ApartRequest, OutputFds, Reply, Request},
     sys::async_fd,
 };
 
@@ -39,7 +37,7 @@ const OUTPUT_KEPT: Duration = Duration::from_secs(60);
 const SCARCITY_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often readers are looked at while a process waits for them.
-const STALL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const STALL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The status of a process whose supervisor died, and so the process with it.
 const KILLED: i32 = 137;
@@ -57,10 +55,27 @@ pub struct Processes {
     dropped_bytes: AtomicU64,
     /// Whether the container is gone, and output with it.
     gone: watch::Sender<bool>,
+    pub(super) retention: Retention,
+    /// Ids of processes that were told of and are being forgotten.
+    leaving: watch::Sender<BTreeSet<String>>,
+}
+
+/// How long an ended process is known, and its id taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// As long as its container.
+    UntilDestroy,
+    /// Until somebody has been told its exit status.
+    UntilTold,
 }
 
 impl Processes {
-    pub fn new(supervisor: Supervisor, on_exit: OnExit, budget: Arc<OutputBudget>) -> Arc<Processes> {
+    pub fn new(
+        supervisor: Supervisor,
+        on_exit: OnExit,
+        budget: Arc<OutputBudget>,
+        retention: Retention,
+    ) -> Arc<Processes> {
         Arc::new(Processes {
             supervisor,
             on_exit,
@@ -68,6 +83,8 @@ impl Processes {
             entries: Mutex::default(),
             dropped_bytes: AtomicU64::new(0),
             gone: watch::Sender::new(false),
+            retention,
+            leaving: watch::Sender::default(),
         })
     }
 
@@ -87,7 +104,9 @@ impl Processes {
 
     /// Output bytes lost so far, because nobody read them in time.
     pub fn dropped_bytes(&self) -> u64 {
-        let live: u64 = self.entries().values().map(|entry| entry.dropped_bytes()).sum();
+        // None is counted twice, as none leaves meanwhile.
+        let entries = self.entries();
+        let live: u64 = entries.values().map(|entry| entry.dropped_bytes()).sum();
         self.dropped_bytes.load(Ordering::Relaxed) + live
     }
 
@@ -150,6 +169,8 @@ impl Processes {
             outputs: Mutex::new(outputs),
             stdin,
             exit,
+            table: Arc::downgrade(self),
+            aftermath: Mutex::default(),
         });
         self.entries().insert(id, Arc::clone(&entry));
         tokio::spawn(Arc::clone(self).watch(Arc::clone(&entry), connection, news, exited));
@@ -185,10 +206,55 @@ impl Processes {
 
         let Some(outputs) = outputs else { return };
         self.keep(&outputs).await;
-        self.dropped_bytes.fetch_add(entry.dropped_bytes(), Ordering::Relaxed);
+        if self.let_go_of_output(&entry) {
+            // If the supervisor is gone, so is the output.
+            let _ = self.supervisor.command(&Request::DiscardOutput { id: entry.id.clone() }).await;
+        }
+    }
+
+    /// False: the process is forgotten, and its id may be another's.
+    fn let_go_of_output(&self, entry: &Arc<Entry>) -> bool {
+        let entries = self.entries();
+        let known = entries.get(&entry.id).is_some_and(|known| Arc::ptr_eq(known, entry));
+        if known {
+            self.dropped_bytes.fetch_add(entry.dropped_bytes(), Ordering::Relaxed);
+        }
         entry.outputs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // If the supervisor is gone, so is the output.
-        let _ = self.supervisor.command(&Request::DiscardOutput { id: entry.id.clone() }).await;
+        known
+    }
+
+    /// Forgets an ended process: at once for whoever asks for it; its id is free when nothing of it is left.
+    pub(super) fn forget(self: &Arc<Self>, entry: &Arc<Entry>) {
+        {
+            let mut entries = self.entries();
+            if !entries.get(&entry.id).is_some_and(|known| Arc::ptr_eq(known, entry)) {
+                return;
+            }
+            entries.remove(&entry.id);
+            self.dropped_bytes.fetch_add(entry.dropped_bytes(), Ordering::Relaxed);
+            self.leaving.send_modify(|leaving| {
+                leaving.insert(entry.id.clone());
+            });
+        }
+        let (table, entry) = (Arc::clone(self), Arc::clone(entry));
+        tokio::spawn(async move {
+            let aftermath = entry.aftermath.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(aftermath) = aftermath {
+                // It ends with the server, if not before.
+                let _ = aftermath.await;
+            }
+            // A supervisor that is gone knows of no process; one from before this request refuses the id.
+            let _ = table.supervisor.command(&Request::Forget { id: entry.id.clone() }).await;
+            table.leaving.send_modify(|leaving| {
+                leaving.remove(&entry.id);
+            });
+        });
+    }
+
+    /// Waits until nothing is left of a process of that id that is being forgotten.
+    pub async fn forgotten(&self, id: &str) {
+        // The sender is ours, and lives.
+        let _ = self.leaving.subscribe().wait_for(|leaving| !leaving.contains(id)).await;
     }
 
     /// Waits as long as the output of an ended process is to be kept: whoever comes late has a minute, unless room is
@@ -228,177 +294,5 @@ async fn wait_for_exit(connection: Connection) -> i32 {
             Ok(_) => {}
             Err(_) => return KILLED,
         }
-    }
-}
-
-#[derive(Clone)]
-struct Outputs {
-    stdout: Arc<Channel>,
-    stderr: Arc<Channel>,
-}
-
-impl Outputs {
-    fn each(&self, act: impl Fn(&Channel)) {
-        act(&self.stdout);
-        act(&self.stderr);
-    }
-
-    fn has_readers(&self) -> bool {
-        self.stdout.has_readers() || self.stderr.has_readers()
-    }
-
-    /// Whether a client has all of it, and nobody is there to read it again.
-    fn is_unwanted(&self) -> bool {
-        self.stdout.is_unwanted() && self.stderr.is_unwanted()
-    }
-
-    fn of(&self, which: Which) -> &Arc<Channel> {
-        match which {
-            Which::Stdout => &self.stdout,
-            Which::Stderr => &self.stderr,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.stdout.is_full() || self.stderr.is_full()
-    }
-}
-
-/// Which output.
-#[derive(Clone, Copy)]
-enum Which {
-    Stdout,
-    Stderr,
-}
-
-/// One process.
-pub struct Entry {
-    id: String,
-    supervisor: Supervisor,
-    outputs: Mutex<Option<Outputs>>,
-    stdin: Option<Stdin>,
-    exit: watch::Receiver<Option<i32>>,
-}
-
-impl Entry {
-    /// Waits for its end. False: the server is going, and the process goes on.
-    pub async fn ended(&self) -> bool {
-        self.exit.clone().wait_for(Option::is_some).await.is_ok()
-    }
-
-    fn outputs(&self) -> Option<Outputs> {
-        self.outputs.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn dropped_bytes(&self) -> u64 {
-        self.outputs().map_or(0, |outputs| outputs.stdout.dropped_bytes() + outputs.stderr.dropped_bytes())
-    }
-
-    /// Waits for the supervisor to say that there is something new, and tells the readers; or for a reader to be
-    /// given up on.
-    async fn pass_on_news(&self, news: Option<&AsyncFd<OwnedFd>>) {
-        let (Some(news), Some(outputs)) = (news, self.outputs()) else { return std::future::pending().await };
-        let readable = async {
-            let Ok(mut ready) = news.readable().await else { return std::future::pending().await };
-            let mut counter = [0; 8];
-            let _ = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut counter)?));
-        };
-        if outputs.is_full() {
-            // Whether news came or not: those of one output say nothing of the other's reader.
-            let _ = tokio::time::timeout(STALL_LOOK_INTERVAL, readable).await;
-            if outputs.stdout.give_up_on_stalled() | outputs.stderr.give_up_on_stalled() {
-                tracing::warn!(process = self.id, "a client has stopped reading: output may be dropped");
-            }
-        } else {
-            readable.await;
-        }
-        outputs.each(Channel::tell_news);
-    }
-
-    /// The process, for a client that has just started it: its output from the first byte on.
-    pub fn from_start(self: &Arc<Self>) -> Process {
-        self.process(|_| 0)
-    }
-
-    /// The process, for a client that joins it: its output from where the last client stopped, or from now on.
-    pub fn from_here(self: &Arc<Self>) -> Process {
-        self.process(|channel| channel.attach_position())
-    }
-
-    fn process(self: &Arc<Self>, position: impl Fn(&Channel) -> u64) -> Process {
-        let exit = self.exit.clone();
-        Process {
-            id: self.id.clone(),
-            stdout: self.output(Which::Stdout, &position),
-            stderr: self.output(Which::Stderr, &position),
-            control: Arc::clone(self) as Arc<dyn ProcessControl>,
-            exit: Box::pin(wait(exit)),
-        }
-    }
-
-    fn output(self: &Arc<Self>, which: Which, position: impl Fn(&Channel) -> u64) -> Output {
-        let entry = Arc::clone(self);
-        let outputs = self.outputs();
-        let channel = outputs.as_ref().map(|outputs| outputs.of(which));
-        let position = channel.map_or(0, |channel| position(channel));
-        let awaited = Mutex::new(channel.map(|channel| channel.awaited()));
-        Output::with_progress(move || {
-            let Some(outputs) = entry.outputs() else {
-                // Let go of a minute after the end.
-                return OutputReader::new(Box::pin(futures_util::stream::empty()), |_| {});
-            };
-            let reader = outputs.of(which).reader(position);
-            // From now on the reader itself is counted.
-            awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
-            reader
-        })
-    }
-
-    async fn command(&self, request: Request) -> protocol::Result<()> {
-        if self.exit.borrow().is_some() {
-            return Ok(());
-        }
-        match self.supervisor.command(&request).await {
-            // It ended with its supervisor: nobody to tell.
-            Err(Error::Gone(_)) | Ok(()) => Ok(()),
-            Err(error) => Err(WireError::failed(&error)),
-        }
-    }
-}
-
-async fn wait(mut exit: watch::Receiver<Option<i32>>) -> protocol::Result<i32> {
-    let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
-    // The sender sends before it goes; without it the server itself is going.
-    status.ok_or_else(|| WireError::ServiceUnavailable { message: "the server is stopping".into() })
-}
-
-#[async_trait]
-impl ProcessControl for Entry {
-    async fn write_stdin(&self, data: Bytes) -> protocol::Result<()> {
-        if let Some(stdin) = &self.stdin {
-            stdin.write(data).await;
-        }
-        Ok(())
-    }
-
-    async fn close_stdin(&self) -> protocol::Result<()> {
-        if let Some(stdin) = &self.stdin {
-            stdin.close().await;
-        }
-        self.command(Request::CloseStdin { id: self.id.clone() }).await
-    }
-
-    async fn signal(&self, signal: Signal) -> protocol::Result<()> {
-        let signal = match signal {
-            Signal::Terminate => nix::libc::SIGTERM,
-            Signal::Kill => nix::libc::SIGKILL,
-        };
-        self.command(Request::Signal { id: self.id.clone(), signal }).await
-    }
-
-    async fn set_tty(&self, tty: TtySpec) -> protocol::Result<()> {
-        let size = tty.size();
-        let terminal = Terminal { columns: size.columns, rows: size.rows };
-        self.command(Request::Resize { id: self.id.clone(), terminal }).await
     }
 }

@@ -59,6 +59,11 @@ pub enum Request {
         /// Its id.
         id: String,
     },
+    /// Forget a process that has ended, its status and its output. Its id is free then.
+    Forget {
+        /// Its id.
+        id: String,
+    },
     /// Send a signal to every process in the container but its init. Answered by `Done` when none is left, and by
     /// `Failed` if some still are after the wait.
     SignalAll {

@@ -36,7 +36,6 @@ const PLUGINS: &[&str] = &[
 const NOT_YET: &[&str] = &[
     "additional-dns-server",
     "additional-host-entry",
-    "cleanup-process-dirs-on-wait",
     "container-io-max-read-bps",
     "container-io-max-read-iops",
     "container-io-max-write-bps",

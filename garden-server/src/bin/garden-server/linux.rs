@@ -17,6 +17,7 @@ fn config(options: &Options) -> Result<Config, String> {
     config.hardening.clear_inheritable_capabilities = options.clear_inheritable_capabilities;
     config.hardening.apparmor_profile = options.apparmor.clone().filter(|profile| !profile.is_empty());
     config.destroy_containers_on_startup = options.destroy_containers_on_startup;
+    config.cleanup_process_dirs_on_wait = options.cleanup_process_dirs_on_wait;
     config.output_buffer_total_bytes = options.output_buffer_total;
     config.ids.per_container = Some(options.ids_per_container).filter(|count| *count > 0);
     config.ids.users = HostIds { start: options.uid_map_start, length: options.uid_map_length };

@@ -170,6 +170,9 @@ pub(crate) struct Options {
     /// file capabilities (CVE-2022-24769); clients of Garden may look for them.
     #[arg(long, env = "GARDEN_CLEAR_INHERITABLE_CAPABILITIES", global = true, help_heading = "Lifecycle")]
     pub(crate) clear_inheritable_capabilities: bool,
+    /// Forget an ended process, whose id is free then, once its exit status was told; else it is known until destroy.
+    #[arg(long, env = "GARDEN_CLEANUP_PROCESS_DIRS_ON_WAIT", global = true, help_heading = "Lifecycle")]
+    pub(crate) cleanup_process_dirs_on_wait: bool,
     /// Containers at most; 0: as many as the address pool bears.
     #[arg(
         long,
