@@ -65,7 +65,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
         let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
         let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules, &depot.cgroups()?);
         let cgroups = cgroups.map_err(container::Error::from)?;
-        depot.note_cgroups(cgroups.bases())?;
+        depot.note_cgroups(cgroups.all_bases())?;
         let cgroups = cgroups.with_policy(opening.limit_policy.clone());
         Ok((init, depot, store, cgroups))
     });

@@ -221,11 +221,13 @@ pub(crate) fn groups(directory: &Path, base: &str) -> Vec<PathBuf> {
 /// Processes in a group of ours, or that were started with our depot's name.
 fn processes(base: &str, depot: &Path) -> Vec<String> {
     let depot = depot.display().to_string();
+    let below = format!("/{base}/");
     let ours = |pid: &String| {
         let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let groups = String::from_utf8_lossy(&read("cgroup")).into_owned();
         let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-        let in_group = groups.lines().any(|line| line.split('/').any(|part| part == base));
+        // Supervisors that wait for a container are in the group of all, and in none below it.
+        let in_group = groups.lines().any(|line| line.split_once(&below).is_some());
         (in_group || command.contains(&depot)).then(|| format!("process {pid} {command}"))
     };
     let pids =

@@ -1,4 +1,4 @@
-//! Where a server's cgroups are: in what it was given of them, as a unit of systemd is, or a container; on mixed hosts.
+//! A server that was given a part of the cgroups: as a unit of systemd is, and as a container is.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use protocol::{Backend, ContainerSpec, Limits, MemoryLimits, PidLimits, ProcessSpec};
@@ -259,13 +260,26 @@ fn in_a_container_groups_go_below_what_it_sees() {
             })
             .collect();
         for (namespaces, mounts) in [("--mount", part), ("--mount --cgroup", whole)] {
+            // The container's own first process, which is in the way on v2.
             let script = format!("exec unshare {namespaces} sh -c '{mounts} exec \"$@\"' sh \"$@\"");
+            let mut first = Command::new("sh");
+            first.args(["-c", &given.wrapper("", &script), "sh", "sleep", "1000"]);
+            let mut first = first.spawn().unwrap();
+            let begun = Instant::now();
+            while fs::read_to_string(format!("/proc/{}/comm", first.id())).unwrap().trim() != "sleep" {
+                assert!(begun.elapsed() < patience(10), "no container");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let script = format!("exec nsenter --target {} {namespaces} \"$@\"", first.id());
             let mut server = Killable::new().started_by(&["sh", "-c", &given.wrapper("", &script), "sh"]);
             lives_below(&mut server, &given).await;
             server.kill();
             lives_below(&mut server, &given).await;
             assert_eq!(server.clean_up().await, Vec::<String>::new(), "{namespaces}");
             assert_eq!(given.below(), Vec::<PathBuf>::new(), "{namespaces}");
+            assert!(first.try_wait().unwrap().is_none(), "the container's first process has ended");
+            first.kill().unwrap();
+            first.wait().unwrap();
         }
     });
 }
@@ -335,55 +349,8 @@ fn a_look_at_the_host_leaves_what_was_delegated_as_it_was() {
             .collect();
         let told = check(&given, &format!("exec unshare --mount sh -c '{mounts} exec \"$@\"' sh \"$@\""));
         assert!(told.contains("MISSING no cgroup can be made"), "{told}");
+        let left = Command::new("find").args(["/sys/fs/cgroup", "-name", "garden-zz"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "", "left by a look that failed");
         assert_eq!(given.below(), Vec::<PathBuf>::new());
-    });
-}
-
-#[test]
-fn on_a_mixed_host_each_controller_is_used_where_it_is() {
-    if !is_v2() {
-        println!("skipped: version 1 has all controllers here");
-        return;
-    }
-    test(async || {
-        let mut server = Killable::new();
-        let mut mounts = String::new();
-        for controller in ["devices", "cpuacct"] {
-            let mount = server.path(controller);
-            fs::create_dir(&mount).unwrap();
-            mounts += &format!("mount -t cgroup -o {controller} none {};", mount.display());
-        }
-        let script = format!("{mounts} exec \"$@\"");
-        server = server.started_by(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
-        let client = server.start(None).await;
-        client.create(limited("box")).await.expect("create");
-        let read =
-            |path: PathBuf| fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-        // Version 1 is mounted where the server is, only.
-        let on_v1 = |controller: &str| {
-            let mount = server.path(controller);
-            let seen = Path::new("/proc").join(server.pid().to_string()).join("root");
-            let group = seen.join(mount.strip_prefix("/").unwrap()).join(server.base_group()).join("c-box");
-            group.join(format!("{controller}.{}", if controller == "devices" { "list" } else { "usage" }))
-        };
-        let devices = read(on_v1("devices"));
-        assert!(devices.contains("c 1:3 rwm") && !devices.contains("a *:* rwm"), "{devices}");
-        let on_v2 = Path::new("/sys/fs/cgroup").join(server.base_group()).join("c-box");
-        assert_eq!(read(on_v2.join("memory.max")).trim(), MEMORY_BYTES.to_string());
-        assert_eq!(read(on_v2.join("pids.max")).trim(), "64");
-        let process = client.run("box", sh("x=0; while [ $x -lt 20000 ]; do x=$((x + 1)); done")).await;
-        assert_eq!(process.expect("run").exit.await.expect("exit"), 0);
-        let counted: u64 = read(on_v1("cpuacct")).trim().parse().unwrap();
-        let told = client.metrics("box").await.expect("metrics").cpu.usage_ns;
-        assert!(0 < counted && counted <= told, "it only grows: {counted}, then {told}");
-        client.destroy("box").await.expect("destroy");
-        assert_eq!(server.clean_up().await, Vec::<String>::new());
-        // A hierarchy goes with its last group and its last mount, in the kernel's own time.
-        let begun = std::time::Instant::now();
-        let left = || read("/proc/self/cgroup".into()).lines().any(|line| !line.starts_with("0::"));
-        while left() {
-            assert!(begun.elapsed() < patience(10), "{}", read("/proc/self/cgroup".into()));
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
     });
 }

@@ -14,7 +14,8 @@ use super::{
     places::Places,
 };
 
-/// What containers use where a v1 hierarchy has it. Each hierarchy more costs a create, a run and a destroy 25 µs.
+/// What containers use where a v1 hierarchy has it. Each hierarchy more costs a create, a run and a destroy 25 µs: in
+/// those with none of these all containers are in one group, and so it costs 10 µs of a create to show it.
 const V1_CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "devices", "pids"];
 /// Where this shares a hierarchy with one of them, nothing can enter a group before it is set up.
 pub(super) const V1_CPUSET: &str = "cpuset";
@@ -28,53 +29,77 @@ impl Cgroups {
     /// (`earlier`) that still have groups are used again, wherever this one was started. Containers may use the devices of
     /// `device_rules` besides those that all may.
     pub fn detect(tag: &str, device_rules: &[DeviceRule], earlier: &[PathBuf]) -> Result<Cgroups> {
-        let read = |file: &str| fs::read(file).map_err(|source| Error::Read { file: file.into(), source });
-        let found = Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
-        let base = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
-        let mut places = Places::new(&found, &base, earlier);
         let mut made = Vec::new();
-        let mut v1 = Vec::new();
-        for hierarchy in &found.v1 {
-            let used = |controller: &String| V1_CONTROLLERS.contains(&controller.as_str());
-            if !hierarchy.controllers.iter().any(used) {
-                continue;
-            }
-            let Some(base) = places.base(hierarchy) else { continue };
-            make_group(&base, &mut made)?;
-            if hierarchy.controllers.iter().any(|controller| controller == V1_CPUSET) {
-                copy_cpuset(&base)?;
-            }
-            let name = hierarchy.mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            v1.push(V1 { name, controllers: hierarchy.controllers.clone(), base });
+        let cgroups = make(tag, device_rules, earlier, &mut made);
+        if cgroups.is_err() {
+            remove_empty(&made);
         }
-        let v2 = match &found.v2 {
-            Some(hierarchy) => make_v2_base(hierarchy, &mut places, &mut made)?,
-            None => None,
-        };
-        if v1.is_empty() && v2.is_none() {
-            return Err(places.none_usable());
-        }
-        let mut cgroups = Cgroups {
-            v1,
-            v2,
-            devices: DeviceList::None,
-            policy: LimitPolicy::default(),
-            made,
-            missing: Vec::new(),
-        };
-        places.leave_others(cgroups.bases());
-        cgroups.devices = DeviceList::new(cgroups.place("devices"), cgroups.v2.is_some(), device_rules);
-        // Every v2 group counts its CPU time, with or without a controller.
-        let counted = |controller: &str| controller == "cpuacct" && cgroups.v2.is_some();
-        cgroups.missing = NEEDED
-            .into_iter()
-            .filter(|controller| cgroups.place(controller).is_none() && !counted(controller))
-            .collect();
-        if matches!(cgroups.devices, DeviceList::None) {
-            cgroups.missing.push("devices");
-        }
-        Ok(cgroups)
+        cgroups.map(|cgroups| Cgroups { made, ..cgroups })
     }
+
+    /// For who only looked: removes the base groups that this made, as far as nobody has put anything in them.
+    pub fn forget(self) {
+        remove_empty(&self.made);
+        self.give_back();
+    }
+}
+
+/// Adds the groups that it has made to `made`.
+fn make(
+    tag: &str,
+    device_rules: &[DeviceRule],
+    earlier: &[PathBuf],
+    made: &mut Vec<PathBuf>,
+) -> Result<Cgroups> {
+    let read = |file: &str| fs::read(file).map_err(|source| Error::Read { file: file.into(), source });
+    let found = Hierarchies::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
+    let base = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
+    let mut places = Places::new(&found, &base, earlier);
+    let (mut v1, mut shared) = (Vec::new(), Vec::new());
+    for hierarchy in &found.v1 {
+        let Some(base) = places.base(hierarchy) else { continue };
+        make_group(&base, made)?;
+        if hierarchy.controllers.iter().any(|controller| controller == V1_CPUSET) {
+            copy_cpuset(&base)?;
+        }
+        let name = hierarchy.mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let used = |controller: &String| V1_CONTROLLERS.contains(&controller.as_str());
+        let kind = if hierarchy.controllers.iter().any(used) { &mut v1 } else { &mut shared };
+        kind.push(V1 { name, controllers: hierarchy.controllers.clone(), base });
+    }
+    let v2 = match &found.v2 {
+        Some(hierarchy) => make_v2_base(hierarchy, &mut places, made)?,
+        None => None,
+    };
+    if v1.is_empty() && v2.is_none() {
+        return Err(places.none_usable());
+    }
+    let mut cgroups = Cgroups {
+        v1,
+        shared,
+        v2,
+        devices: DeviceList::None,
+        policy: LimitPolicy::default(),
+        made: Vec::new(),
+        missing: Vec::new(),
+    };
+    places.leave_others(cgroups.all_bases());
+    cgroups.devices = DeviceList::new(cgroups.place("devices"), cgroups.v2.is_some(), device_rules);
+    // Every v2 group counts its CPU time, with or without a controller.
+    let counted = |controller: &str| controller == "cpuacct" && cgroups.v2.is_some();
+    cgroups.missing = NEEDED
+        .into_iter()
+        .filter(|controller| cgroups.place(controller).is_none() && !counted(controller))
+        .collect();
+    if matches!(cgroups.devices, DeviceList::None) {
+        cgroups.missing.push("devices");
+    }
+    Ok(cgroups)
+}
+
+/// One that cannot be removed has become somebody's.
+fn remove_empty(groups: &[PathBuf]) {
+    groups.iter().for_each(|group| drop(fs::remove_dir(group)));
 }
 
 /// Makes a group unless it is there; adds what it made to `made`.

@@ -142,7 +142,7 @@ impl Cgroups {
     /// at a v2 root stay enabled: somebody else may have come to need them.
     pub fn cleanup(&self, patience: Duration) -> Result<()> {
         self.sweep([], &[], patience)?;
-        for base in self.bases() {
+        for base in self.all_bases() {
             remove_tree(base, patience).map_err(|source| Error::Remove {
                 group: base.into(),
                 others: Vec::new(),

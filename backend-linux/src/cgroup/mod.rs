@@ -8,6 +8,8 @@
 //! On v2 processes live in leaf groups (`init`, `main`) below the container's group, where they are born
 //! (`CLONE_INTO_CGROUP`) and stay: the limits are the container group's. On v1 there are no leaves: a process writes
 //! itself into the `tasks` file of each hierarchy, which is far cheaper than being moved by another.
+//! In v1 hierarchies that no limit needs all containers are in the base itself, from their supervisor on, which costs no
+//! run anything. What they read there is the sum of all, and no other's processes.
 
 mod detect;
 mod device_program;
@@ -78,7 +80,7 @@ pub struct CgroupView {
     pub name: String,
     /// Its controllers.
     pub controllers: Vec<String>,
-    /// The container's group.
+    /// The group that the container is in.
     pub group: PathBuf,
 }
 
@@ -102,6 +104,8 @@ struct V2 {
 #[derive(Debug)]
 pub struct Cgroups {
     v1: Vec<V1>,
+    /// Those whose controllers containers do not use: there all containers are in the base group itself.
+    shared: Vec<V1>,
     v2: Option<V2>,
     devices: DeviceList,
     policy: LimitPolicy,
@@ -129,15 +133,6 @@ impl Cgroups {
         Cgroups { policy, ..self }
     }
 
-    /// For who only looked: removes the base groups that this made, as far as nobody has put anything in them.
-    pub fn forget(self) {
-        for base in &self.made {
-            // One that cannot be removed has become somebody's.
-            let _ = std::fs::remove_dir(base);
-        }
-        self.give_back();
-    }
-
     /// Leaves the group that was delegated to this server as it was found, where nothing of ours is in it any more.
     fn give_back(&self) {
         if let Some(parent) = self.v2.as_ref().and_then(|v2| v2.base.parent()) {
@@ -162,7 +157,13 @@ impl Cgroups {
             controllers: v1.controllers.clone(),
             group: v1.base.join(&directory),
         };
-        self.v1.iter().map(view).collect()
+        let shared = |v1: &V1| CgroupView { group: v1.base.clone(), ..view(v1) };
+        self.v1.iter().map(view).chain(self.shared.iter().map(shared)).collect()
+    }
+
+    /// Files that a supervisor writes `0` to, for itself and all that it starts: of hierarchies that no limit is in.
+    pub fn shared_tasks(&self) -> Vec<PathBuf> {
+        self.shared.iter().map(|v1| v1.base.join("tasks")).collect()
     }
 
     /// The base whose groups have this controller's files; v1 first: a controller that v1 holds v2 cannot have.
@@ -174,8 +175,13 @@ impl Cgroups {
         self.v2.as_ref().filter(|v2| held_by(&v2.controllers)).map(|v2| Place::V2(&v2.base))
     }
 
-    /// Our base group in each hierarchy.
-    pub fn bases(&self) -> impl Iterator<Item = &Path> {
+    /// Our base group in each hierarchy, where containers have groups of their own or not.
+    pub fn all_bases(&self) -> impl Iterator<Item = &Path> {
+        self.bases().chain(self.shared.iter().map(|v1| v1.base.as_path()))
+    }
+
+    /// Our base group in each hierarchy where containers have groups of their own.
+    fn bases(&self) -> impl Iterator<Item = &Path> {
         self.v1.iter().map(|v1| v1.base.as_path()).chain(self.v2.iter().map(|v2| v2.base.as_path()))
     }
 }

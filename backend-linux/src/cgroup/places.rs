@@ -13,6 +13,7 @@ use rustix::fs::{Access, access, getxattr};
 
 use super::{
     Error,
+    detect::words,
     group::children,
     hierarchies::{Hierarchies, Hierarchy},
     leaf,
@@ -64,12 +65,13 @@ impl<'a> Places<'a> {
         Some(parent?.join(self.base))
     }
 
-    /// Whether it is ours, in this hierarchy, and has containers.
+    /// Whether it is ours, in this hierarchy, and has groups of containers, or containers themselves.
     fn is_in_use(&self, earlier: &Path, hierarchy: &Hierarchy) -> bool {
         let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
         earlier.ends_with(self.base)
             && device(earlier).is_some_and(|found| device(&hierarchy.mount) == Some(found))
-            && children(earlier).is_ok_and(|groups| !groups.is_empty())
+            && (children(earlier).is_ok_and(|groups| !groups.is_empty())
+                || words(&earlier.join("cgroup.procs")).is_ok_and(|pids| !pids.is_empty()))
     }
 
     /// Removes what an earlier server made elsewhere than in `bases`, and has no use for any more.

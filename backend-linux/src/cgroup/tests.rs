@@ -30,7 +30,7 @@ impl std::ops::Deref for Own {
 impl Drop for Own {
     fn drop(&mut self) {
         let cleaned = self.0.cleanup(PATIENCE);
-        for base in self.0.bases() {
+        for base in self.0.all_bases() {
             assert!(!base.exists(), "{} is left: {cleaned:?}", base.display());
         }
     }
@@ -201,6 +201,7 @@ fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
     let list = devices::DeviceList::new(None, true, &[]);
     let cgroups = Cgroups {
         v1: vec![],
+        shared: vec![],
         v2: Some(V2 { controllers: vec![], base }),
         devices: list,
         policy: super::LimitPolicy::default(),
@@ -229,12 +230,12 @@ fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
 #[test]
 fn who_only_looked_leaves_no_group_and_takes_none_away() {
     let Some(cgroups) = own() else { return };
-    let bases: Vec<PathBuf> = cgroups.bases().map(Path::to_owned).collect();
+    let bases: Vec<PathBuf> = cgroups.all_bases().map(Path::to_owned).collect();
     let tag = bases[0].file_name().unwrap().to_str().unwrap().strip_prefix("garden-").unwrap().to_owned();
     Cgroups::detect(&tag, &[], &[]).unwrap().forget();
     assert!(bases.iter().all(|base| base.exists()), "they were there before: {bases:?}");
     let looked = Cgroups::detect(&format!("{tag}-look"), &[], &[]).unwrap();
-    let made: Vec<PathBuf> = looked.bases().map(Path::to_owned).collect();
+    let made: Vec<PathBuf> = looked.all_bases().map(Path::to_owned).collect();
     assert!(made.iter().all(|base| base.exists()), "{made:?}");
     looked.forget();
     assert!(made.iter().all(|base| !base.exists()), "{made:?}");

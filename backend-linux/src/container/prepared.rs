@@ -45,7 +45,7 @@ impl Prepared {
     pub async fn make(host: &Arc<Host>, ids: &IdLease) -> Result<Prepared, Error> {
         let starter = Arc::clone(host);
         let connection = blocking(move || starter.init.start()).await??;
-        let request = Request::Prepare(PrepareRequest::new(ids.maps()));
+        let request = Request::Prepare(PrepareRequest::new(ids.maps(), host.cgroups.shared_tasks()));
         let prepare = async {
             connection.send(&request, &[]).await?;
             connection.reply().await

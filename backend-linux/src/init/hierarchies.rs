@@ -1,5 +1,5 @@
-//! cgroup v1 in a container: a directory for each hierarchy, named as on the host, which shows the container's own group
-//! and cannot be written to.
+//! cgroup v1 in a container: a directory for each hierarchy, named as on the host, which shows the group that the container
+//! is in and cannot be written to.
 
 use std::{
     io,
@@ -39,7 +39,8 @@ fn put_together(views: &[CgroupView], mount_point: &Path) -> io::Result<OwnedFd>
         let group = clone_of(CWD, &view.group, OpenTreeFlags::empty())?;
         move_mount(&group, "", &top, &view.name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         // Where several controllers share a hierarchy, programs look for each by its own name.
-        for controller in view.controllers.iter().filter(|controller| **controller != view.name) {
+        let has_own_name = |controller: &&String| **controller != view.name && !controller.contains('=');
+        for controller in view.controllers.iter().filter(has_own_name) {
             symlinkat(&view.name, &top, controller)?;
         }
     }

@@ -42,6 +42,9 @@ impl Namespaces {
     pub fn make(request: PrepareRequest) -> Result<(Namespaces, OwnedFd), Failure> {
         let mut kinds = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         let ids = request.id_maps();
+        for tasks in &request.cgroup_tasks {
+            fs::write(tasks, "0").map_err(|error| fail(&format!("write to {}", tasks.display()), error))?;
+        }
         if ids.is_some() {
             kinds |= CloneFlags::CLONE_NEWUSER;
         }

@@ -165,13 +165,16 @@ pub struct PrepareRequest {
     /// The same of groups, where it differs from that of users.
     #[serde(default)]
     pub gid_map: Option<Vec<IdRange>>,
+    /// Files that the supervisor writes `0` to, and so enters cgroups with all that it will start.
+    #[serde(default)]
+    pub cgroup_tasks: Vec<PathBuf>,
 }
 
 impl PrepareRequest {
-    /// With these ids.
-    pub fn new(ids: Option<&IdMaps>) -> PrepareRequest {
+    /// With these ids, in these cgroups.
+    pub fn new(ids: Option<&IdMaps>, cgroup_tasks: Vec<PathBuf>) -> PrepareRequest {
         let (id_map, gid_map) = ids.map(|ids| (ids.users.clone(), ids.groups.clone())).unzip();
-        PrepareRequest { id_map, gid_map }
+        PrepareRequest { id_map, gid_map, cgroup_tasks }
     }
 
     /// The ids; none: privileged.
