@@ -14,21 +14,15 @@ use protocol::{
 
 use crate::{
     Config, background, check,
-    container::{self, Container, Host, State, Unmade, blocking},
-    files, ids,
+    container::{self, Container, Host, Unmade, blocking},
+    end, files, ids,
     network::{Error as NetworkError, PoolError},
     process,
     slots::{Reservation, Slot, Slots},
     spec,
-    supervisor::{FailureKind, Request},
+    supervisor::FailureKind,
     telemetry::{self, Metered},
 };
-
-/// How long processes have between SIGTERM and SIGKILL.
-const STOP_GRACE: Duration = Duration::from_secs(10);
-
-/// How long SIGKILL may take.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Containers on this host.
 pub struct LinuxBackend {
@@ -182,6 +176,7 @@ impl Backend for LinuxBackend {
                     if let Some(container) = left {
                         container.half_destroyed.store(true, Ordering::SeqCst);
                         reservation.keep(container);
+                        host.half_destroyed.notify_one();
                     }
                     Err(cause)
                 }
@@ -197,7 +192,7 @@ impl Backend for LinuxBackend {
             return Err(Error::DestroyInProgress { handle: handle.to_owned() });
         }
         let (host, slots) = (Arc::clone(&self.host), Arc::clone(&self.slots));
-        let task = tokio::spawn(async move { remove(&host, &slots, &container).await });
+        let task = tokio::spawn(async move { end::remove(&host, &slots, &container).await });
         task.await.map_err(container::Error::from).and_then(|gone| gone).map_err(wire)
     }
 
@@ -236,7 +231,7 @@ impl Backend for LinuxBackend {
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
         let container = self.container(handle)?;
         let host = Arc::clone(&self.host);
-        let task = tokio::spawn(async move { stop(&host, &container, kill).await });
+        let task = tokio::spawn(async move { end::stop(&host, &container, kill).await });
         task.await.map_err(container::Error::from).and_then(|stopped| stopped).map_err(wire)
     }
 
@@ -354,60 +349,4 @@ impl Backend for LinuxBackend {
     fn telemetry(&self) -> Vec<Sample> {
         telemetry::samples(&self.host, &self.slots)
     }
-}
-
-/// Destroys a container and forgets it; on failure it stays, to be tried again.
-pub(crate) async fn remove(
-    host: &Arc<Host>,
-    slots: &Slots,
-    container: &Arc<Container>,
-) -> std::result::Result<(), container::Error> {
-    let gone = container::destroy_container(host, container).await;
-    match &gone {
-        Ok(()) => {
-            // Before its handle is free, which counts as room for another.
-            container.ids.give_back();
-            slots.lock().remove(&container.handle);
-            host.dropped_bytes.fetch_add(container.processes.dropped_bytes(), Ordering::Relaxed);
-            container.processes.let_go();
-            host.trash.notify_one();
-        }
-        Err(_) => {
-            container.half_destroyed.store(true, Ordering::SeqCst);
-            container.destroying.store(false, Ordering::SeqCst);
-        }
-    }
-    gone
-}
-
-/// Ends every process but init: with patience first, unless `kill`.
-async fn stop(
-    host: &Arc<Host>,
-    container: &Arc<Container>,
-    kill: bool,
-) -> std::result::Result<(), container::Error> {
-    let supervisor = &container.supervisor;
-    let signal_all = |signal, limit: Duration| async move {
-        let request = Request::SignalAll { signal, wait_ms: limit.as_millis() as u64 };
-        tokio::time::timeout(limit + KILL_LIMIT, supervisor.command(&request))
-            .await
-            .unwrap_or(Err(process::Error::Silent(limit)))
-    };
-    let polite = if kill {
-        None
-    } else {
-        // One at a time: whoever sends a signal to all sends it to the other's helper too.
-        let _turn = container.stopping.lock().await;
-        Some(signal_all(nix::libc::SIGTERM, STOP_GRACE).await)
-    };
-    if !matches!(polite, Some(Ok(()))) {
-        match signal_all(nix::libc::SIGKILL, KILL_LIMIT).await {
-            // Nothing runs where nothing can.
-            Err(error) if error.is_gone() || error.refusal() == Some(FailureKind::NotRunning) => {}
-            result => result?,
-        }
-    }
-    let (host, container) = (Arc::clone(host), Arc::clone(container));
-    blocking(move || container.update(&host.depot, |record| record.state = State::Stopped)).await??;
-    Ok(())
 }

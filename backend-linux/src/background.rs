@@ -1,7 +1,7 @@
 //! What goes on without being asked: disk usage, deletion of files, destruction that failed.
 
 use std::{
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -9,22 +9,19 @@ use protocol::Error;
 use tokio::task::JoinHandle;
 
 use crate::{
-    backend::remove,
-    container::{Host, Pool, blocking},
+    container::{Container, Host, Pool, blocking},
+    end,
     slots::Slots,
 };
 
 /// How often disk usage is looked at.
 const DISK_SCAN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often what could not be destroyed is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(30);
-
 /// Starts all of it.
 pub fn start(host: &Arc<Host>, slots: &Arc<Slots>) -> Vec<JoinHandle<()>> {
     vec![
         tokio::spawn(scan_disks(Arc::clone(host), Arc::clone(slots))),
-        tokio::spawn(retry_destroys(Arc::clone(host), Arc::clone(slots))),
+        tokio::spawn(end::retry_destroys(Arc::clone(host), Arc::clone(slots))),
         tokio::spawn(empty_trash(Arc::clone(host))),
         tokio::spawn(Pool::fill(Arc::clone(host))),
     ]
@@ -34,11 +31,7 @@ async fn scan_disks(host: Arc<Host>, slots: Arc<Slots>) {
     loop {
         for container in slots.containers() {
             let scanner = Arc::clone(&host);
-            let scan = move || {
-                if let Ok(usage) = scanner.store.usage(&container.handle) {
-                    *container.disk.lock().unwrap_or_else(PoisonError::into_inner) = usage;
-                }
-            };
+            let scan = move || scan_disk(&scanner, &container);
             if blocking(scan).await.is_err() {
                 return;
             }
@@ -47,15 +40,16 @@ async fn scan_disks(host: Arc<Host>, slots: Arc<Slots>) {
     }
 }
 
-async fn retry_destroys(host: Arc<Host>, slots: Arc<Slots>) {
-    loop {
-        tokio::time::sleep(RETRY_INTERVAL).await;
-        for container in slots.containers() {
-            let failed = container.half_destroyed.load(Ordering::SeqCst);
-            if failed && !container.destroying.swap(true, Ordering::SeqCst) {
-                let _ = remove(&host, &slots, &container).await;
-            }
-        }
+/// What of the container cannot be measured now keeps its number from before.
+fn scan_disk(host: &Host, container: &Container) {
+    let own = host.store.usage(&container.handle);
+    let record = container.record();
+    let of_process = |id: &String| Some((id.clone(), host.store.process_usage(&container.handle, id).ok()?));
+    let of_processes = record.apart.keys().filter_map(of_process).collect();
+    let mut disk = container.disk.lock().unwrap_or_else(PoisonError::into_inner);
+    disk.of_processes = of_processes;
+    if let Ok(own) = own {
+        disk.own = own;
     }
 }
 

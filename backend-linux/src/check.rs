@@ -77,7 +77,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
     let network = Network::start(&config.network, &config.tag, &network_state()?, &config.defences).await;
     let network = network.map_err(container::Error::from)?;
     let open_files = raise_descriptor_limit();
-    let trash = tokio::sync::Notify::new();
+    let (half_destroyed, trash) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
     let output_budget = OutputBudget::new(config.output_buffer_total_bytes);
     let prepared = Pool::new(config.prepared_containers);
     let per_share = config.cpu_entitlement_per_share_percent.unwrap_or_else(|| {
@@ -98,6 +98,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
         cpu_entitlement_per_share_percent: per_share,
         oom_kills: AtomicU64::new(0),
         dropped_bytes: AtomicU64::new(0),
+        half_destroyed,
         trash,
     })
 }

@@ -13,6 +13,7 @@ mod check;
 mod config;
 mod container;
 mod defence;
+mod end;
 mod entitlement;
 mod files;
 #[cfg(any(test, fuzzing))]

@@ -15,6 +15,7 @@ use crate::{
     container::{Container, Error, Host, State, blocking},
     entitlement::entitlement_ns,
     network::Traffic,
+    rootfs::Usage,
     slots::{Slot, Slots},
 };
 
@@ -89,22 +90,24 @@ fn traffic(host: &Host) -> Result<Option<Traffic>, Error> {
 fn metrics_beside(host: &Host, container: &Container, traffic: Option<&Traffic>) -> Result<Metrics, Error> {
     let network = traffic.and_then(|traffic| traffic.of(container.lease.assignment()));
     let (memory, cpu, pid) = host.cgroups.metrics(&container.handle)?;
-    let disk = *container.disk.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = disk_stat(container.disk.lock().unwrap_or_else(PoisonError::into_inner).own);
     let record = container.record();
     let age = SystemTime::now().duration_since(record.created_at).unwrap_or_default();
     let shares = shares(record.limits.cpu);
     let cpu_entitlement_ns = entitlement_ns(shares, host.cpu_entitlement_per_share_percent, age);
-    let disk = DiskStat {
-        total_bytes_used: disk.bytes,
-        total_inodes_used: disk.inodes,
-        exclusive_bytes_used: disk.bytes,
-        exclusive_inodes_used: disk.inodes,
-    };
     Ok(Metrics { memory, cpu, disk, network, pid, age, cpu_entitlement_ns })
 }
 
-/// What one process uses that is counted by itself: no disk, which is counted for whole containers, and no network, which
-/// it shares.
+fn disk_stat(usage: Usage) -> DiskStat {
+    DiskStat {
+        total_bytes_used: usage.bytes,
+        total_inodes_used: usage.inodes,
+        exclusive_bytes_used: usage.bytes,
+        exclusive_inodes_used: usage.inodes,
+    }
+}
+
+/// What one process uses that is counted by itself: no network, which it shares; disk, if its root filesystem is its own.
 fn metrics_of_process(host: &Host, container: &Container, id: &str) -> protocol::Result<Metrics> {
     let record = container.record();
     let ended = || protocol::Error::container_not_found(id);
@@ -113,10 +116,12 @@ fn metrics_of_process(host: &Host, container: &Container, id: &str) -> protocol:
         Err(_) if !container.record().apart.contains_key(id) => return Err(ended()),
         measured => measured.map_err(|error| wire(error.into()))?,
     };
+    let written = &container.disk.lock().unwrap_or_else(PoisonError::into_inner).of_processes;
+    let disk = disk_stat(written.get(id).copied().unwrap_or_default());
     let age = SystemTime::now().duration_since(apart.started_at).unwrap_or_default();
     let cpu_limits = apart.limits.map_or(record.limits.cpu, |limits| limits.cpu);
     let cpu_entitlement_ns = entitlement_ns(shares(cpu_limits), host.cpu_entitlement_per_share_percent, age);
-    Ok(Metrics { memory, cpu, pid, age, cpu_entitlement_ns, ..Metrics::default() })
+    Ok(Metrics { memory, cpu, disk, pid, age, cpu_entitlement_ns, ..Metrics::default() })
 }
 
 /// The newer name wins.

@@ -10,13 +10,14 @@ use nix::{
     unistd::Pid as NixPid,
 };
 use protocol::{
-    Backend, BindMount, ContainerSpec, Error, FilesQuery, Limits, MemoryLimits, ProcessSpec, ResourceLimits,
-    TtySpec,
+    Backend, BindMount, ContainerSpec, Error, FilesQuery, Limits, MemoryLimits, ProcessSpec, Properties,
+    ResourceLimits, TtySpec,
 };
 use tests::{
     columns::{Behaviour, check},
     killable::{Killable, can_make_containers, supervisors, supervisors_left},
     linux::linux,
+    patience::patience,
     world::{World, end},
 };
 
@@ -305,4 +306,32 @@ async fn a_strange_entry_in_the_depot_keeps_no_server_from_starting() {
     std::fs::remove_file(server.path("depot/containers/strange")).expect("remove");
     std::fs::remove_dir_all(server.path("depot/containers/broken")).expect("remove");
     assert_eq!(server.clean_up().await, Vec::<String>::new());
+}
+
+#[test]
+fn what_could_not_be_destroyed_is_tried_again_without_being_asked() {
+    if !can_make_containers() {
+        return;
+    }
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        let mut server = Killable::new();
+        let client = server.start(None).await;
+        client
+            .create(ContainerSpec { handle: "box".into(), ..ContainerSpec::default() })
+            .await
+            .expect("create");
+        // Nobody expects it there, and a directory with something in it is not removed.
+        let in_the_way = server.path("depot/containers/box/somebodys");
+        std::fs::create_dir_all(in_the_way.join("thing")).expect("make a directory");
+        let error = client.destroy("box").await.expect_err("something is in the way").to_string();
+        assert!(error.contains("somebodys") && error.contains("will be tried again"), "{error}");
+        assert_eq!(client.list(&Properties::default()).await.expect("list").to_vec(), ["box"]);
+        std::fs::remove_dir_all(&in_the_way).expect("remove a directory");
+        let begun = std::time::Instant::now();
+        while !client.list(&Properties::default()).await.expect("list").is_empty() {
+            assert!(begun.elapsed() < patience(40), "it is not tried again: {}", server.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(server.clean_up().await, Vec::<String>::new());
+    });
 }

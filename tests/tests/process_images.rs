@@ -346,3 +346,31 @@ fn files_go_to_the_containers_root_only() {
         })
     });
 }
+
+#[test]
+fn its_metrics_tell_soon_what_it_has_written_and_its_containers_do_not() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let image = image(directory.path(), &[]);
+            let written = fs::metadata(directory.path().join("image/bin/busybox")).unwrap().len();
+            let handle = world.create().await;
+            let script = "cat /bin/busybox > /copy; exec sleep 1000";
+            let process = world.backend().run(&handle, spec(&image, script)).await.expect("run");
+            let begun = Instant::now();
+            loop {
+                let metrics = world.backend().bulk_metrics(&[process.id.clone(), handle.clone()]).await;
+                let metrics = metrics.expect("metrics").0;
+                let disk = metrics[&process.id].metrics.disk;
+                if disk.exclusive_bytes_used >= written {
+                    assert!(disk.exclusive_bytes_used < written + (1 << 20), "{disk:?} of {written}");
+                    assert!(1 <= disk.exclusive_inodes_used && disk.exclusive_inodes_used < 20, "{disk:?}");
+                    assert!(metrics[&handle].metrics.disk.exclusive_bytes_used < written);
+                    return;
+                }
+                assert!(begun.elapsed() < PATIENCE, "{disk:?} of {written}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    });
+}

@@ -25,6 +25,7 @@ mod record;
 mod recover;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -77,6 +78,8 @@ pub struct Host {
     pub oom_kills: AtomicU64,
     /// Output bytes that containers which are gone have lost.
     pub dropped_bytes: AtomicU64,
+    /// Told when a container could not be destroyed.
+    pub half_destroyed: tokio::sync::Notify,
     /// Told when there is something to remove for good.
     pub trash: tokio::sync::Notify,
 }
@@ -121,6 +124,15 @@ fn list(causes: &[Error]) -> String {
     texts.collect::<Vec<_>>().join("; ")
 }
 
+/// What a container has written.
+#[derive(Debug, Clone, Default)]
+pub struct DiskUsage {
+    /// Into its own root filesystem.
+    pub own: Usage,
+    /// Into those of its processes, by id; nothing where a process has none.
+    pub of_processes: BTreeMap<String, Usage>,
+}
+
 /// A container that exists.
 pub struct Container {
     pub handle: String,
@@ -133,7 +145,7 @@ pub struct Container {
     /// Held while a polite stop waits.
     pub stopping: tokio::sync::Mutex<()>,
     /// What the background scan found last.
-    pub disk: Mutex<Usage>,
+    pub disk: Mutex<DiskUsage>,
     pub lease: Lease,
     pub ids: IdLease,
     last_info: LastInfo,

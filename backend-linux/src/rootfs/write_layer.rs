@@ -96,6 +96,11 @@ impl Store {
         usage(&self.write_layer_paths(id).upper)
     }
 
+    /// The same of a process of the container that has an image of its own; nothing for one that has not.
+    pub fn process_usage(&self, id: &str, process: &str) -> Result<Usage> {
+        usage(&layer_in(&self.process_layer_directory(id, process)).upper)
+    }
+
     fn write_layer_directory(&self, id: &str) -> PathBuf {
         self.write_layers().join(name::directory(id))
     }
