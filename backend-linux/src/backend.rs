@@ -138,6 +138,7 @@ pub(crate) fn wire(error: container::Error) -> Error {
         | E::Cgroup(_)
         | E::ProcessExists { .. }
         | E::Supervisor(_)
+        | E::PreparedDied(_)
         | E::Destroy { .. } => Error::failed(&error),
     }
 }

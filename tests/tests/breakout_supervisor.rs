@@ -85,10 +85,14 @@ async fn a_supervisor_that_is_hostile_from_the_start_is_an_error_of_the_create()
 async fn a_supervisor_whose_rings_are_none_is_an_error_of_the_run() {
     each(&["ring-can-shrink", "ring-is-pipe", "ring-is-file", "ring-is-short"], async |client| {
         let handle = create(client).await;
-        let Err(error) = in_time(client.run(&handle, command_spec(&["true"]))).await else {
-            panic!("a hostile supervisor")
-        };
-        println!("    {error}");
+        match in_time(client.run(&handle, command_spec(&["true"]))).await {
+            Err(error) => println!("    {error}"),
+            Ok(process) => {
+                let exit = in_time(process.exit).await;
+                let destroyed = in_time(client.destroy(&handle)).await;
+                panic!("a hostile supervisor: {exit:?}, {destroyed:?}, {:?}", in_time(client.ping()).await)
+            }
+        }
         in_time(client.destroy(&handle)).await.expect("destroy");
     })
     .await;

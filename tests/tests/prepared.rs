@@ -12,12 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{Backend, ContainerSpec, ProcessSpec};
+use garden_client::Client;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use protocol::{Backend, ContainerSpec, ProcessSpec, Properties};
+use rustix::{
+    io::ioctl_fionread,
+    process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
 use tests::{
     killable::{Killable, can_make_containers},
     patience::patience,
     world::end,
 };
+use tokio::task::JoinHandle;
 
 static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(30));
 
@@ -102,15 +112,86 @@ async fn what_was_prepared_and_died_is_passed_over() {
     }
     let mut server = Killable::new().with_options(&["--prepared-containers", "3"]);
     let client = server.start(None).await;
-    for pid in full(&server, 3).await {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill a supervisor of ours");
+    let prepared = full(&server, 3).await;
+    for pid in prepared.iter().copied() {
+        signal(pid, Signal::SIGKILL);
     }
-    until("dead", || waiting(server.pid()).is_empty().then_some(())).await;
+    until("dead", || waiting(server.pid()).is_disjoint(&prepared).then_some(())).await;
     let handle = client.create(ContainerSpec::default()).await.expect("create");
     works(&client, &handle).await;
     full(&server, 3).await;
     server.clean_up().await;
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).expect("signal a supervisor of ours");
+}
+
+/// Whether a request waits for a supervisor to read it.
+fn is_asked(pid: u32) -> bool {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let process = pidfd_open(pid, PidfdFlags::empty()).expect("the supervisor");
+    let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).expect("its descriptors").flatten();
+    let mut sockets = open.filter(|fd| {
+        fs::read_link(fd.path()).is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+    });
+    sockets.any(|fd| {
+        let number = fd.file_name().to_str().expect("a number").parse().expect("a number");
+        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).expect("its socket");
+        ioctl_fionread(socket).expect("how much waits") > 0
+    })
+}
+
+/// A create that does not get beyond what was prepared, which hangs.
+async fn create_that_hangs(
+    server: &Killable,
+    client: &Client,
+) -> (u32, JoinHandle<protocol::Result<String>>) {
+    let prepared = *full(server, 1).await.first().unwrap();
+    signal(prepared, Signal::SIGSTOP);
+    let client = client.clone();
+    let spec = ContainerSpec { handle: "hangs".into(), ..ContainerSpec::default() };
+    let creating = tokio::spawn(async move { client.create(spec).await });
+    until("asked to start", || is_asked(prepared).then_some(())).await;
+    (prepared, creating)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dies_before_it_starts_its_container_is_replaced() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new();
+    let client = server.start(None).await;
+    let (prepared, creating) = create_that_hangs(&server, &client).await;
+    signal(prepared, Signal::SIGKILL);
+    let handle = creating.await.expect("the task").expect("create");
+    works(&client, &handle).await;
+    client.destroy(&handle).await.expect("destroy");
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_before_it_starts_its_container_is_destroyed_by_the_next_server() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new();
+    let client = server.start(None).await;
+    let (prepared, creating) = create_that_hangs(&server, &client).await;
+    server.kill();
+    creating.await.expect("the task").expect_err("the server is gone");
+
+    let client = server.start(None).await;
+    let everything = Properties::from([("garden.state".to_owned(), "all".to_owned())]);
+    assert_eq!(client.list(&everything).await.expect("list").to_vec(), Vec::<String>::new());
+    assert!(!server.path("depot/containers/hangs").exists());
+    // Once it goes on, it finds nothing to start.
+    signal(prepared, Signal::SIGCONT);
+    until("gone", || (!Path::new(&format!("/proc/{prepared}")).exists()).then_some(())).await;
+    let handle = client.create(ContainerSpec { handle: "hangs".into(), ..ContainerSpec::default() }).await;
+    works(&client, &handle.expect("create")).await;
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,12 +259,12 @@ async fn what_died_gives_its_place_on_the_network_back() {
     let client = server.start(None).await;
     // More than the pool of addresses has subnets, all in all.
     for _ in 0..5 {
-        for pid in full(&server, 4).await {
-            let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
-                .expect("kill a supervisor of ours");
+        let prepared = full(&server, 4).await;
+        for pid in prepared.iter().copied() {
+            signal(pid, Signal::SIGKILL);
         }
-        until("dead", || waiting(server.pid()).is_empty().then_some(())).await;
+        // Others may have taken their places already, if one of them was counted as just made.
+        until("dead", || waiting(server.pid()).is_disjoint(&prepared).then_some(())).await;
         let handle = client.create(ContainerSpec::default()).await.expect("create");
         works(&client, &handle).await;
         client.destroy(&handle).await.expect("destroy");

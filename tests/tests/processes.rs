@@ -200,6 +200,38 @@ fn a_terminal_tells_of_its_new_size_and_of_control_c() {
 }
 
 #[test]
+fn who_is_on_a_terminal_is_hung_up_on_when_its_first_process_ends() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let handle = world.create().await;
+            let left = "trap 'echo hung up > /tmp/left; exit' HUP; touch /tmp/waits; while true; do sleep 0.02; done";
+            let script = format!("sh -c \"{left}\" & until [ -e /tmp/waits ]; do sleep 0.02; done; exit 5");
+            let process = on_terminal(world, &handle, &script).await;
+            assert_eq!(process.exit.await, Ok(5));
+            until(world, &handle, "cat /tmp/left", "hung up").await;
+        })
+    });
+}
+
+#[test]
+fn a_terminal_ends_for_its_client_when_the_container_is_destroyed() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let handle = world.create().await;
+            let process =
+                on_terminal(world, &handle, "trap '' HUP TERM; echo ready; while true; do read x; done")
+                    .await;
+            let mut output = process.stdout.open();
+            read_until(&mut output, "ready\r\n").await;
+            world.backend().destroy(&handle).await.expect("destroy");
+            let rest = async { while output.next().await.is_some() {} };
+            tokio::time::timeout(*PATIENCE, rest).await.expect("the end of the output");
+            assert_eq!(process.exit.await, Ok(137));
+        })
+    });
+}
+
+#[test]
 fn a_process_that_ignores_sigterm_goes_on_until_it_is_killed() {
     on_linux(|world| {
         Box::pin(async move {

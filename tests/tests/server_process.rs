@@ -106,6 +106,33 @@ async fn a_grace_time_outlives_the_server() {
     assert_eq!(server.clean_up().await, Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_an_earlier_version_is_found_again_and_destroyed() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new();
+    let client = server.start(None).await;
+    client.create(spec("earlier")).await.expect("create");
+    let sleep = ProcessSpec { id: "sleeps".into(), ..ProcessSpec::new("sleep", ["1000"]) };
+    client.run("earlier", sleep).await.expect("run");
+    server.kill();
+    // The first version's records had neither ranges of ids nor processes with something to themselves.
+    let path = server.path("depot/containers/earlier/record.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for newer in ["ids", "apart"] {
+        record.as_object_mut().unwrap().remove(newer).expect(newer);
+    }
+    fs::write(&path, record.to_string()).unwrap();
+
+    let client = server.start(None).await;
+    let process = client.attach("earlier", "sleeps").await.expect("attach");
+    client.destroy("earlier").await.expect("destroy");
+    assert_eq!(process.exit.await, Ok(137));
+    assert_eq!(server.left_behind().await, Vec::<String>::new());
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
+}
+
 #[test]
 fn the_documented_pools_are_the_default() {
     let output = std::process::Command::new(binary("garden-server")).arg("config").output().expect("run");

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -19,7 +19,7 @@ use super::{
     group::{children, gone, write},
 };
 
-/// Rounds of killing the processes of a v1 group; where forks are not refused, each must outrun them.
+/// Rounds of killing the processes of a group one by one; where forks are not refused, each must outrun them.
 const ROUNDS: usize = 50;
 
 impl Cgroups {
@@ -42,19 +42,20 @@ impl Cgroups {
     }
 
     pub(super) fn kill_directory(&self, directory: &str) -> Result<()> {
+        let mut one_by_one: Vec<PathBuf> = self.v1.iter().map(|v1| v1.base.join(directory)).collect();
         if let Some(v2) = &self.v2 {
-            let file = v2.base.join(directory).join("cgroup.kill");
-            match write(&file, "1") {
-                Err(Error::Write { source, .. }) if gone(&source) => {}
+            let group = v2.base.join(directory);
+            match write(&group.join("cgroup.kill"), "1") {
+                // The group is gone, or the kernel older than 5.14, which has no such file.
+                Err(Error::Write { source, .. }) if gone(&source) => one_by_one.push(group),
                 result => result?,
             }
         }
-        if self.v1.is_empty() {
+        if one_by_one.is_empty() {
             return Ok(());
         }
         let held = self.refuse_forks(directory);
-        let killed = self.v1.iter().map(|v1| kill_members(&v1.base.join(directory)));
-        killed.fold(held, Result::and)
+        one_by_one.iter().map(|group| kill_members(group)).fold(held, Result::and)
     }
 
     /// From now on no process of a container makes another one, where there is the pids controller.

@@ -107,6 +107,37 @@ fn processes_are_counted_killed_and_their_groups_removed() {
 }
 
 #[test]
+fn a_group_of_a_kernel_that_cannot_kill_it_at_once_is_killed_one_by_one() {
+    let base = tempfile::tempdir().unwrap();
+    let cgroups = Cgroups {
+        v1: vec![],
+        v2: Some(V2 { controllers: vec![], base: base.path().to_owned() }),
+        devices: devices::DeviceList::None,
+        policy: LimitPolicy::default(),
+        shared: vec![],
+        made: vec![],
+        missing: vec![],
+    };
+    cgroups.kill("gone").unwrap();
+    // As on v2 before Linux 5.14: a group with members, in a leaf, and without `cgroup.kill`.
+    let leaf = base.path().join(name::directory("box")).join(Leaf::Main.directory());
+    std::fs::create_dir_all(&leaf).unwrap();
+    std::fs::write(leaf.parent().unwrap().join("cgroup.procs"), "").unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    std::fs::write(leaf.join("cgroup.procs"), format!("{}\n", child.id())).unwrap();
+    let killed = cgroups.kill("box");
+    let since = Instant::now();
+    while child.try_wait().unwrap().is_none() && since.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let ended = child.try_wait().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    killed.unwrap();
+    assert_eq!(ended.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status)), Some(9));
+}
+
+#[test]
 fn a_fork_bomb_is_held_and_killed() {
     let Some(cgroups) = own() else { return };
     cgroups.create("bomb", &limits(), Devices::Listed).unwrap();

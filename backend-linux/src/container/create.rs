@@ -46,6 +46,14 @@ impl<E: Into<Error>> From<E> for Unmade {
 /// Makes the container of that handle, which the caller has reserved. On error nothing of it is left, but for what the
 /// error says.
 pub async fn create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Result<Arc<Container>, Unmade> {
+    match try_create(host, handle.clone(), spec.clone()).await {
+        // Once more: it died for no reason of the container's.
+        Err(Unmade { cause: Error::PreparedDied(_), left: None }) => try_create(host, handle, spec).await,
+        tried => tried,
+    }
+}
+
+async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Result<Arc<Container>, Unmade> {
     let rootfs = spec.rootfs_uri().unwrap_or_default().to_owned();
     let finder = Arc::clone(host);
     let image = blocking(move || finder.store.image(&rootfs)).await??;
@@ -105,7 +113,10 @@ async fn make(
         prepare(&maker, &planned, &directory, root, image, &spec)
     });
     match connection {
-        Some(connection) => start(&connection, files.await??).await?,
+        Some(connection) => match start(&connection, files.await??).await {
+            Err(Error::Supervisor(error)) if error.is_gone() => return Err(Error::PreparedDied(error)),
+            started => started?,
+        },
         None => start_cold(host, lease, ids, files).await?,
     }
     if !record.ports.is_empty() {

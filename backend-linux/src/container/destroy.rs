@@ -52,6 +52,7 @@ async fn remove(host: &Arc<Host>, record: &Record, mut causes: Vec<Error>) -> Re
         causes.push(error.into());
     }
     let (remover, name, groups) = (Arc::clone(host), handle.clone(), record.groups_beside());
+    let all_gone_so_far = causes.is_empty();
     let removed = blocking(move || {
         let mut causes: Vec<Error> = Vec::new();
         for group in &groups {
@@ -59,7 +60,7 @@ async fn remove(host: &Arc<Host>, record: &Record, mut causes: Vec<Error>) -> Re
         }
         causes.extend(remover.cgroups.remove(&name, CGROUP_PATIENCE).err().map(Error::from));
         causes.extend(remover.store.discard_write_layer(&name).err().map(Error::from));
-        if causes.is_empty() {
+        if all_gone_so_far && causes.is_empty() {
             causes.extend(remover.depot.remove(&name).err());
         }
         causes

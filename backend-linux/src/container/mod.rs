@@ -108,6 +108,9 @@ pub enum Error {
     /// Its supervisor.
     #[error(transparent)]
     Supervisor(#[from] crate::process::Error),
+    /// What was prepared died after it was taken and before there was a container.
+    #[error("what was prepared for the container died")]
+    PreparedDied(#[source] crate::process::Error),
     /// Several things while it was destroyed.
     #[error("destroying container {handle:?} is not complete, and will be tried again: {}", list(.causes))]
     Destroy { handle: String, causes: Vec<Error> },

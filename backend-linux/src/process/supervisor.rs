@@ -11,6 +11,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create},
+    io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt::socket_peercred},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
@@ -143,16 +144,22 @@ impl Supervisor {
         listen(&self.directory, SOCKET).map_err(Error::Start)
     }
 
-    /// Kills a supervisor that does not answer, and with it everything in its container. `name` is its container's. Blocks for as long as it takes to die, within reason.
+    /// Kills a supervisor that does not answer, and with it everything in its container. `name` is its container's.
+    /// Blocks for as long as it takes to die, within reason. Where none has taken the socket, as one that hangs before
+    /// it starts the container, there is nothing to kill: it will find nothing to start.
     pub fn kill(&self, name: &str) -> Result<(), Error> {
         let kill = || -> io::Result<()> {
             let socket = connect(&self.directory, SOCKET)?;
+            // Who listens: until a supervisor does, the server that made the socket.
             let pid = socket_peercred(&socket)?.pid;
-            let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+            let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+                Err(Errno::SRCH) => return Ok(()),
+                opened => opened?,
+            };
             // Whoever has the number now: only if it is the one that we mean.
             let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
             if !command.starts_with(format!("garden-init\0{name}\0").as_bytes()) {
-                return Err(io::Error::other(format!("process {} is no supervisor", pid.as_raw_nonzero())));
+                return Ok(());
             }
             pidfd_send_signal(&pidfd, Signal::KILL)?;
             let limit = Timespec { tv_sec: KILL_LIMIT.as_secs() as i64, tv_nsec: 0 };
@@ -274,6 +281,8 @@ pub fn nonsense(reply: &Reply) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]
@@ -282,7 +291,7 @@ mod tests {
         std::fs::write(&file, b"program").unwrap();
         let InitBinary(memfd) = InitBinary::load(file.path(), &Defences::default()).unwrap();
         let copy = std::fs::File::from(memfd);
-        let error = (&copy).write_all(b"another").unwrap_err();
+        let error = copy.write_all_at(b"another", 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         copy.set_len(0).unwrap_err();
         assert_eq!(std::fs::read(format!("/proc/self/fd/{}", copy.as_raw_fd())).unwrap(), b"program");

@@ -8,6 +8,8 @@ use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use backend_linux::supervisor::{Reply, Request, recv, send};
@@ -26,6 +28,10 @@ use rustix::{
 const VERSION: u8 = 1;
 const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;
+/// Where the server writes how far it holds a ring.
+const HOLD_AT: u64 = 9 * 8;
+/// How long a server may take until it uses a ring.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Much more than a message may have, and no more than a host that runs tests can bear.
 const LONG_MESSAGE_BYTES: u64 = 2 << 30;
 const PAGE_BYTES: u64 = 4096;
@@ -133,8 +139,22 @@ fn run(connection: &OwnedFd, word: &str) -> Result<(), Box<dyn Error>> {
     };
     send(connection, &Reply::Running, fds)?;
     if word == "ring-can-shrink" {
-        // Whoever looks at a page that is gone is killed.
-        ftruncate(&ring, 0)?;
+        thread::spawn(move || shrink_once_used(&ring));
+    }
+    Ok(())
+}
+
+/// Takes a ring's pages away once the server has it: whoever looks at a page that is gone is killed.
+fn shrink_once_used(ring: &OwnedFd) -> io::Result<()> {
+    let begun = Instant::now();
+    let mut hold = [0; 8];
+    while begun.elapsed() < PATIENCE {
+        // The server says first of all that nobody holds the ring.
+        rustix::io::pread(ring, &mut hold, HOLD_AT)?;
+        if hold != [0; 8] {
+            return Ok(ftruncate(ring, 0)?);
+        }
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }
