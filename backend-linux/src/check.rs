@@ -64,9 +64,9 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
         let depot = Depot::open(&opening.depot, opening.die_at_record_write)?;
         let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
         let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules, &depot.cgroups()?);
-        let cgroups = cgroups.map_err(container::Error::from)?;
+        let policy = |cgroups: Cgroups| cgroups.with_policy(opening.limit_policy.clone(), &opening.store);
+        let cgroups = cgroups.and_then(policy).map_err(container::Error::from)?;
         depot.note_cgroups(cgroups.all_bases())?;
-        let cgroups = cgroups.with_policy(opening.limit_policy.clone());
         Ok((init, depot, store, cgroups))
     });
     let (init, depot, store, cgroups) = opened.await??;
@@ -188,7 +188,8 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
                 Err(error) => (false, protocol::Error::failed(&error).to_string()),
             });
         }
-        lines.push(match Cgroups::detect(&config.tag, &config.device_rules, &[]) {
+        let policy = |cgroups: Cgroups| cgroups.with_policy(config.limit_policy.clone(), &config.store);
+        lines.push(match Cgroups::detect(&config.tag, &config.device_rules, &[]).and_then(policy) {
             Ok(cgroups) => {
                 let missing = cgroups.missing().to_vec();
                 cgroups.forget();

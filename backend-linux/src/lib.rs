@@ -37,7 +37,7 @@ pub mod sys;
 mod telemetry;
 
 pub use backend::LinuxBackend;
-pub use cgroup::{DeviceRule, DeviceRuleError, LimitPolicy};
+pub use cgroup::{DeviceRule, DeviceRuleError, IoLimits, LimitPolicy};
 pub use check::{Error, check, cleanup};
 pub use config::{Config, Hardening, NetworkConfig};
 pub use defence::{Defence, Defences};

@@ -5,12 +5,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
 };
 
-use backend_linux::LimitPolicy;
-use protocol::{CpuLimits, Limits, MemoryLimits, PidLimits};
+use backend_linux::{IoLimits, LimitPolicy};
+use protocol::{CpuLimits, Limits, MemoryLimits, PidLimits, ProcessLimits, ProcessSpec};
 use tests::{
     columns::{Behaviour, check},
+    killable::{binary, can_make_containers},
     linux::{linux, linux_with},
     world::World,
 };
@@ -139,4 +142,90 @@ async fn ceiling(world: &World, on_v1: &str, on_v2: &str) {
     assert!(v1.iter().all(|quota| quota == on_v1), "{v1:?}");
     assert!(v2.iter().all(|quota| quota == on_v2), "{v2:?}");
     assert_eq!(world.backend().cpu_limits(&handle).await.unwrap(), cpu);
+}
+
+#[test]
+fn what_a_container_does_with_the_disk_has_the_limits_that_the_operator_sets() {
+    let behaviour: Behaviour = |world| {
+        Box::pin(async move {
+            let handle = create(world, Limits::default()).await;
+            for (file, wanted) in [
+                ("blkio.throttle.read_bps_device", "33554432"),
+                ("blkio.throttle.write_bps_device", "1048576"),
+                ("blkio.throttle.read_iops_device", "3000"),
+                ("blkio.throttle.write_iops_device", "4000"),
+                ("io.max", "rbps=33554432 wbps=1048576 riops=3000 wiops=4000"),
+            ] {
+                let found = contents(&handle, file);
+                let is_there =
+                    found.iter().all(|line| line.split_once(' ').is_some_and(|line| line.1 == wanted));
+                assert!(is_there, "{file}: {found:?}");
+            }
+            let limited =
+                ["blkio.throttle.write_bps_device", "io.max"].map(|file| contents(&handle, file).len());
+            assert_eq!(limited.iter().sum::<usize>(), 1, "{limited:?}");
+            // At the least: there is no telling how much longer.
+            let begun = Instant::now();
+            let write = "dd if=/dev/zero of=/much bs=256K count=12 oflag=direct 2>&1";
+            let (told, status) = sh(world, &handle, write).await;
+            assert_eq!(status, 0, "{told}");
+            assert!(begun.elapsed() > Duration::from_secs(1), "3 MiB in {:?}", begun.elapsed());
+            // Whether it has a group inside the container's or beside it.
+            for limits in [None, Some(ProcessLimits::default())] {
+                let spec = ProcessSpec { limits, ..ProcessSpec::new("true", Vec::<String>::new()) };
+                assert_eq!(world.run_spec_to_end(&handle, spec).await.status, 0);
+            }
+        })
+    };
+    let io = IoLimits {
+        weight: 0,
+        read_bytes_per_second: 32 * MIB,
+        write_bytes_per_second: MIB,
+        reads_per_second: 3000,
+        writes_per_second: 4000,
+    };
+    check(linux_with(|config| config.limit_policy = LimitPolicy { io, ..LimitPolicy::default() }), behaviour);
+}
+
+#[test]
+fn a_limit_of_the_disk_that_cannot_be_had_is_refused_by_its_name() {
+    if !can_make_containers() {
+        return;
+    }
+    let told = |options: &[&str]| {
+        let mut command = Command::new(binary("garden-server"));
+        let output =
+            command.args(["check", "--backend", "linux", "--tag", "zy"]).args(options).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let in_memory = ["--store", "/dev/shm/garden-zy", "--container-io-max-write-bps", "1048576"];
+    let refused = told(&in_memory);
+    let wanted = "MISSING --container-io-max-write-bps cannot be had here: /dev/shm/garden-zy is on no disk";
+    assert!(refused.contains(wanted), "{refused}");
+    assert!(!told(&in_memory[..2]).contains("cannot be had"), "nothing was asked for");
+
+    // A weight is there or not as the kernel has it.
+    let option = "--default-container-blockio-weight";
+    if told(&[option, "500"]).contains(&format!("MISSING {option} cannot be had here")) {
+        println!("this kernel has no weights of disks");
+        return;
+    }
+    let behaviour: Behaviour = |world| {
+        Box::pin(async move {
+            let handle = create(world, Limits::default()).await;
+            let files = [
+                ("blkio.weight", "500"),
+                ("blkio.bfq.weight", "500"),
+                ("io.weight", "default 4950"),
+                ("io.bfq.weight", "default 500"),
+            ];
+            let found = files.iter().find_map(|(file, wanted)| {
+                contents(&handle, file).into_iter().next().map(|found| (found, *wanted))
+            });
+            let (found, wanted) = found.expect("a weight");
+            assert_eq!(found.lines().next(), Some(wanted));
+        })
+    };
+    let io = IoLimits { weight: 500, ..IoLimits::default() };
+    check(linux_with(|config| config.limit_policy = LimitPolicy { io, ..LimitPolicy::default() }), behaviour);
 }

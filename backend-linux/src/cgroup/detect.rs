@@ -8,7 +8,7 @@ use std::{
 use super::{
     Cgroups, DeviceRule, Error, LimitPolicy, Result, V1, V2,
     devices::DeviceList,
-    group::write,
+    group::{children, write},
     hierarchies::{Hierarchies, Hierarchy},
     leaf::{self, is_root_of_all},
     places::Places,
@@ -64,7 +64,9 @@ fn make(
         }
         let name = hierarchy.mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let used = |controller: &String| V1_CONTROLLERS.contains(&controller.as_str());
-        let kind = if hierarchy.controllers.iter().any(used) { &mut v1 } else { &mut shared };
+        // Where an earlier server had a limit, containers have groups that must go with them.
+        let has_groups = children(&base).is_ok_and(|groups| !groups.is_empty());
+        let kind = if has_groups || hierarchy.controllers.iter().any(used) { &mut v1 } else { &mut shared };
         kind.push(V1 { name, controllers: hierarchy.controllers.clone(), base });
     }
     let v2 = match &found.v2 {
@@ -80,6 +82,7 @@ fn make(
         v2,
         devices: DeviceList::None,
         policy: LimitPolicy::default(),
+        io: Vec::new(),
         made: Vec::new(),
         missing: Vec::new(),
     };

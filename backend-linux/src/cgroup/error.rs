@@ -17,6 +17,8 @@ pub enum Error {
         .group.display()
     )]
     ProcessesInTheWay { group: PathBuf },
+    #[error("{option} cannot be had here: {reason}; start the server without it")]
+    IoLimit { option: &'static str, reason: String },
     #[error("cannot create the cgroup {}", .group.display())]
     Create { group: PathBuf, source: io::Error },
     #[error("cannot read {}", .file.display())]

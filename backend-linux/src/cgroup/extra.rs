@@ -11,8 +11,8 @@ use protocol::{CpuStat, Limits, MemoryStat, PidStat};
 use crate::name;
 
 use super::{
-    CgroupEntry, Cgroups, Devices, Error, Place, Result,
-    group::{gone, make_new_group, write},
+    CgroupEntry, Cgroups, Devices, Error, Place, Result, V1,
+    group::{create_v1_groups, gone, make_new_group, write},
 };
 
 /// The controllers that count what a group inside a container's uses; time is counted without one.
@@ -45,7 +45,8 @@ impl ProcessGroup {
 }
 
 impl Cgroups {
-    /// Makes a process's group with these limits and devices; all or nothing. Gives the way in.
+    /// Makes a process's group, with these limits and devices if it is beside the container's; all or nothing. Gives the
+    /// way in.
     pub fn create_for_process(
         &self,
         group: &ProcessGroup,
@@ -58,13 +59,13 @@ impl Cgroups {
             let _ = self.remove_directory(&group.directory, Duration::ZERO);
         }
         made.map(|()| CgroupEntry {
-            v1_tasks: self.v1.iter().map(|v1| v1.base.join(&group.directory).join("tasks")).collect(),
+            v1_tasks: self.v1_around(group).map(|v1| v1.base.join(&group.directory).join("tasks")).collect(),
             v2_dir: self.v2.as_ref().map(|v2| v2.base.join(&group.directory)),
         })
     }
 
     fn make_for_process(&self, group: &ProcessGroup, limits: &Limits, devices: Devices) -> Result<()> {
-        self.create_v1_groups(&group.directory)?;
+        create_v1_groups(self.v1_around(group), &group.directory)?;
         if let Some(v2) = &self.v2 {
             if let Some(container) = &group.inside {
                 let file = v2.base.join(container).join("cgroup.subtree_control");
@@ -74,12 +75,21 @@ impl Cgroups {
             }
             make_new_group(&v2.base.join(&group.directory))?;
         }
-        self.apply(&group.directory, limits)?;
+        if group.inside.is_none() {
+            self.apply(&group.directory, limits)?;
+        }
         match (devices, &group.inside) {
             // Inside, those of the container hold.
             (Devices::All, _) | (Devices::Listed, Some(_)) => Ok(()),
             (Devices::Listed, None) => self.restrict_devices(&group.directory),
         }
+    }
+
+    /// The hierarchies that it can be in: its container may be from before limits that another one is needed for.
+    fn v1_around(&self, group: &ProcessGroup) -> impl Iterator<Item = &V1> {
+        let has_container =
+            |v1: &&V1| group.inside.as_ref().is_none_or(|inside| v1.base.join(inside).exists());
+        self.v1.iter().filter(has_container)
     }
 
     /// Removes a process's group, also if some or all of it is gone already. What the process left in it is killed, and

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::name;
 
 use super::{
-    Cgroups, Devices, Error, Leaf, Place, ProcessGroup, Result,
+    Cgroups, Devices, Error, Leaf, Place, ProcessGroup, Result, V1,
     detect::{V1_CPUSET, copy_cpuset},
     members, settings,
 };
@@ -44,7 +44,7 @@ impl Cgroups {
     }
 
     fn create_groups(&self, directory: &str) -> Result<()> {
-        self.create_v1_groups(directory)?;
+        create_v1_groups(self.v1.iter(), directory)?;
         if let Some(v2) = &self.v2 {
             let group = v2.base.join(directory);
             make_new_group(&group)?;
@@ -55,20 +55,14 @@ impl Cgroups {
         Ok(())
     }
 
-    pub(super) fn create_v1_groups(&self, directory: &str) -> Result<()> {
-        for v1 in &self.v1 {
-            let group = v1.base.join(directory);
-            make_new_group(&group)?;
-            if v1.controllers.iter().any(|controller| controller == V1_CPUSET) {
-                copy_cpuset(&group)?;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn apply(&self, directory: &str, limits: &Limits) -> Result<()> {
         let on_v1 = settings::v1(limits, &self.policy).into_iter().map(|setting| (setting, true));
         let on_v2 = settings::v2(limits, &self.policy).into_iter().map(|setting| (setting, false));
+        for setting in &self.io {
+            if let Some(Place::V1(base) | Place::V2(base)) = self.place(setting.controller) {
+                write(&base.join(directory).join(setting.file), &setting.value)?;
+            }
+        }
         for (setting, for_v1) in on_v1.chain(on_v2) {
             let base = match self.place(setting.controller) {
                 Some(Place::V1(base)) if for_v1 => base,
@@ -154,6 +148,17 @@ impl Cgroups {
         self.give_back();
         Ok(())
     }
+}
+
+pub(super) fn create_v1_groups<'a>(hierarchies: impl Iterator<Item = &'a V1>, directory: &str) -> Result<()> {
+    for v1 in hierarchies {
+        let group = v1.base.join(directory);
+        make_new_group(&group)?;
+        if v1.controllers.iter().any(|controller| controller == V1_CPUSET) {
+            copy_cpuset(&group)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes to a file that the kernel made; never creates one.

@@ -20,6 +20,7 @@ mod extra;
 pub(crate) mod fuzz;
 mod group;
 mod hierarchies;
+mod io;
 mod leaf;
 mod members;
 mod places;
@@ -37,6 +38,7 @@ use devices::DeviceList;
 pub use devices::{DeviceRule, DeviceRuleError, Devices};
 pub use error::Error;
 pub use extra::ProcessGroup;
+pub use io::IoLimits;
 pub use settings::LimitPolicy;
 
 /// What a call of this module gives.
@@ -109,6 +111,8 @@ pub struct Cgroups {
     v2: Option<V2>,
     devices: DeviceList,
     policy: LimitPolicy,
+    /// What of the policy is the same for all containers.
+    io: Vec<settings::Setting>,
     /// The base groups that were not there before.
     made: Vec<PathBuf>,
     missing: Vec<&'static str>,
@@ -128,9 +132,20 @@ impl Cgroups {
         &self.missing
     }
 
-    /// The same, with limits meant in that way.
-    pub fn with_policy(self, policy: LimitPolicy) -> Cgroups {
-        Cgroups { policy, ..self }
+    /// The same, with limits meant in that way; write layers are on the disk that `store` is on. What was made is removed
+    /// where a limit cannot be had.
+    pub fn with_policy(mut self, policy: LimitPolicy, store: &Path) -> Result<Cgroups> {
+        if policy.io.any() {
+            let is_io = |v1: &mut V1| v1.controllers.iter().any(|controller| controller == "blkio");
+            self.v1.extend(self.shared.extract_if(.., is_io));
+        }
+        match policy.io.settings(&self, store) {
+            Ok(io) => Ok(Cgroups { policy, io, ..self }),
+            Err(error) => {
+                self.forget();
+                Err(error)
+            }
+        }
     }
 
     /// Leaves the group that was delegated to this server as it was found, where nothing of ours is in it any more.

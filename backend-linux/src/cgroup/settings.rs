@@ -2,6 +2,8 @@
 
 use protocol::Limits;
 
+use super::IoLimits;
+
 /// The kernel's bounds for `cpu.shares`.
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 /// What a group has that nobody set: `cpu.shares` and `cpu.weight`.
@@ -21,7 +23,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    fn new(controller: &'static str, file: &'static str, value: impl ToString) -> Self {
+    pub(super) fn new(controller: &'static str, file: &'static str, value: impl ToString) -> Self {
         Setting { controller, file, value: value.to_string(), optional: false }
     }
 
@@ -37,6 +39,8 @@ pub struct LimitPolicy {
     pub swap_is_free: bool,
     /// How many microseconds of CPU time in each tenth of a second a share is at most; 0: no ceiling.
     pub cpu_quota_per_share_us: u64,
+    /// What each container may do with the disk.
+    pub io: IoLimits,
 }
 
 /// The period of a ceiling on CPU time, and the least that the kernel takes for one.

@@ -236,6 +236,7 @@ fn a_program_keeps_a_v2_group_to_the_list_of_devices() {
         v2: Some(V2 { controllers: vec![], base }),
         devices: list,
         policy: super::LimitPolicy::default(),
+        io: vec![],
         made: vec![],
         missing: vec![],
     };
@@ -270,4 +271,28 @@ fn who_only_looked_leaves_no_group_and_takes_none_away() {
     assert!(made.iter().all(|base| base.exists()), "{made:?}");
     looked.forget();
     assert!(made.iter().all(|base| !base.exists()), "{made:?}");
+}
+
+#[test]
+fn limits_of_the_disk_come_and_go_while_there_are_containers() {
+    let Some(cgroups) = own() else { return };
+    cgroups.create("before", &limits(), Devices::Listed).unwrap();
+    let base = cgroups.bases().next().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    let detect = || Cgroups::detect(base.strip_prefix("garden-").unwrap(), &[], &[]).unwrap();
+    let io = IoLimits { reads_per_second: 1000, ..IoLimits::default() };
+    let limited =
+        match detect().with_policy(LimitPolicy { io, ..LimitPolicy::default() }, &std::env::temp_dir()) {
+            Ok(limited) => limited,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+    limited.create("after", &limits(), Devices::Listed).unwrap();
+    let process = ProcessGroup::new("before", "process", false);
+    let entry = limited.create_for_process(&process, &Limits::default(), Devices::All).unwrap();
+    assert!(entry.v1_tasks.iter().all(|tasks| tasks.exists()), "{entry:?}");
+    let unlimited = detect();
+    unlimited.remove_of_process(&process, PATIENCE).unwrap();
+    for name in ["before", "after"] {
+        unlimited.remove(name, PATIENCE).unwrap();
+        assert!(limited.bases().all(|base| !base.join(name::directory(name)).exists()), "{name} is left");
+    }
 }

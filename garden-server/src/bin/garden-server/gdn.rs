@@ -36,12 +36,7 @@ const PLUGINS: &[&str] = &[
 const NOT_YET: &[&str] = &[
     "additional-dns-server",
     "additional-host-entry",
-    "container-io-max-read-bps",
-    "container-io-max-read-iops",
-    "container-io-max-write-bps",
-    "container-io-max-write-iops",
     "cpu-throttling-check-interval",
-    "default-container-blockio-weight",
     "deny-network",
     "dns-server",
     "docker-registry",

@@ -1,6 +1,6 @@
 //! The Linux backend, with settings from the options.
 
-use backend_linux::{Config, HostIds, LimitPolicy, LinuxBackend};
+use backend_linux::{Config, HostIds, IoLimits, LimitPolicy, LinuxBackend};
 
 use crate::{backends::Chosen, options::Options};
 
@@ -28,10 +28,17 @@ fn config(options: &Options) -> Result<Config, String> {
         .iter()
         .map(|rule| rule.parse().map_err(|error| format!("--device-cgroup-rule: {error}")))
         .collect::<Result<_, _>>()?;
-    config.cpu_entitlement_per_share_percent = options.cpu_entitlement_per_share;
+    config.cpu_entitlement_per_share_percent = options.limits.cpu_entitlement_per_share;
     config.limit_policy = LimitPolicy {
-        swap_is_free: options.disable_swap_limit,
-        cpu_quota_per_share_us: options.cpu_quota_per_share,
+        swap_is_free: options.limits.disable_swap_limit,
+        cpu_quota_per_share_us: options.limits.cpu_quota_per_share,
+        io: IoLimits {
+            weight: options.limits.default_container_blockio_weight,
+            read_bytes_per_second: options.limits.container_io_max_read_bps,
+            write_bytes_per_second: options.limits.container_io_max_write_bps,
+            reads_per_second: options.limits.container_io_max_read_iops,
+            writes_per_second: options.limits.container_io_max_write_iops,
+        },
     };
     let network = &mut config.network;
     network.pool = options

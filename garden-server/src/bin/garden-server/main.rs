@@ -5,6 +5,7 @@
 mod backends;
 mod duration;
 mod gdn;
+mod limits;
 #[cfg_attr(not(feature = "linux"), path = "no_linux.rs")]
 mod linux;
 mod listen;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{duration, size};
+use crate::{duration, limits::Limits, size};
 
 /// A container server: containers over HTTP, on a unix socket and, if asked, on TCP.
 ///
@@ -133,23 +133,8 @@ pub(crate) struct Options {
     /// Refuse privileged containers.
     #[arg(long, env = "GARDEN_DISABLE_PRIVILEGED_CONTAINERS", global = true, help_heading = "Lifecycle")]
     pub(crate) disable_privileged_containers: bool,
-    /// Per cent of one CPU that each CPU share entitles a container to [default: from the host's CPUs and memory].
-    #[arg(long, value_name = "PERCENT", value_parser = percent, env = "GARDEN_CPU_ENTITLEMENT_PER_SHARE",
-          global = true, help_heading = "Limits")]
-    pub(crate) cpu_entitlement_per_share: Option<f64>,
-    /// Microseconds of CPU time in each tenth of a second that a CPU share is at most; 0: no ceiling.
-    #[arg(
-        long,
-        value_name = "MICROSECONDS",
-        default_value_t = 0,
-        env = "GARDEN_CPU_QUOTA_PER_SHARE",
-        global = true,
-        help_heading = "Limits"
-    )]
-    pub(crate) cpu_quota_per_share: u64,
-    /// A container's memory limit does not count what is in swap.
-    #[arg(long, env = "GARDEN_DISABLE_SWAP_LIMIT", global = true, help_heading = "Limits")]
-    pub(crate) disable_swap_limit: bool,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
     /// Devices that unprivileged containers may use besides those that all may, as in "c 10:229 rwm" (repeatable).
     #[arg(
         long,
@@ -348,13 +333,6 @@ fn octal_mode(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text.trim_start_matches("0o"), 8) {
         Ok(mode) if mode <= 0o777 => Ok(mode),
         _ => Err("a mode is octal, 0777 at most, such as 0660".to_owned()),
-    }
-}
-
-fn percent(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(percent) if percent.is_finite() && percent >= 0.0 => Ok(percent),
-        _ => Err("it is a number from 0 on, such as 0.05".to_owned()),
     }
 }
 
