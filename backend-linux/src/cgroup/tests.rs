@@ -114,6 +114,7 @@ fn a_group_of_a_kernel_that_cannot_kill_it_at_once_is_killed_one_by_one() {
         v2: Some(V2 { controllers: vec![], base: base.path().to_owned() }),
         devices: devices::DeviceList::None,
         policy: LimitPolicy::default(),
+        io: vec![],
         shared: vec![],
         made: vec![],
         missing: vec![],
