@@ -4,11 +4,14 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
+    sync::LazyLock,
     time::Duration,
 };
 
+use crate::patience::patience;
+
 /// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(60));
 
 /// A connection behind the head of its answer.
 pub type Stream = BufReader<UnixStream>;
@@ -20,8 +23,8 @@ pub fn ask(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<St
 
 /// The same on a connection that stands.
 pub fn ask_on(mut stream: UnixStream, method: &str, path: &str, body: &str) -> io::Result<Stream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(*PATIENCE))?;
+    stream.set_write_timeout(Some(*PATIENCE))?;
     let length = body.len();
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: api\r\nContent-Length: {length}\r\n\r\n{body}")?;
     let mut stream = BufReader::new(stream);

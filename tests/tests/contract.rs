@@ -16,6 +16,7 @@ use tests::{
     columns::{Behaviour, check},
     files::{body, collect, tar_of, untar},
     linux::{linux, linux_with},
+    patience::patience,
     world::{World, assert_fails_with, end},
 };
 
@@ -255,7 +256,7 @@ fn disk_usage_is_in_the_metrics_soon() {
                     assert!(disk.total_bytes_used >= disk.exclusive_bytes_used, "{disk:?}");
                     return;
                 }
-                assert!(begun.elapsed() < Duration::from_secs(30), "{disk:?}");
+                assert!(begun.elapsed() < patience(30), "{disk:?}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         })
@@ -294,7 +295,7 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = fs::write(self.group.join("freezer.state"), "THAWED");
         let begun = Instant::now();
-        while fs::remove_dir(&self.group).is_err() && begun.elapsed() < Duration::from_secs(10) {
+        while fs::remove_dir(&self.group).is_err() && begun.elapsed() < patience(10) {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -313,7 +314,7 @@ fn a_process_that_cannot_die_hangs_no_destroy_which_can_be_repeated() {
             };
             let begun = Instant::now();
             let error = world.backend().destroy(&handle).await.expect_err("a process that cannot die");
-            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+            assert!(begun.elapsed() < patience(60), "{:?}", begun.elapsed());
             assert!(error.to_string().contains(&handle), "{error}");
             assert!(world.all_handles().await.contains(&handle), "what is not gone is listed");
             drop(frozen);

@@ -6,6 +6,7 @@
 use std::{
     fs,
     path::PathBuf,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -16,10 +17,11 @@ use tests::{
     columns::{Behaviour, check},
     killable::{Killable, can_make_containers},
     linux::{linux, linux_with},
+    patience::patience,
     world::{World, end},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(30));
 const SMALL: u64 = 32 << 20;
 /// More than what is small, less than what a machine has.
 const EAT_200_MIB: &str = "exec dd if=/dev/zero of=/dev/null bs=200M count=1";
@@ -84,7 +86,7 @@ async fn tag_of(world: &World, handle: &str) -> String {
 async fn until_groups_are_gone(tag: &str) {
     let begun = Instant::now();
     while !groups(tag).is_empty() {
-        assert!(begun.elapsed() < PATIENCE, "left after {PATIENCE:?}: {:?}", groups(tag));
+        assert!(begun.elapsed() < *PATIENCE, "left after {PATIENCE:?}: {:?}", groups(tag));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -96,7 +98,7 @@ async fn until_it_has_processes(backend: &dyn Backend, id: &str, number: u64) ->
         if own.pid.current >= number {
             return own;
         }
-        assert!(begun.elapsed() < PATIENCE, "{id} has {} processes after {PATIENCE:?}", own.pid.current);
+        assert!(begun.elapsed() < *PATIENCE, "{id} has {} processes after {PATIENCE:?}", own.pid.current);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -104,7 +106,7 @@ async fn until_it_has_processes(backend: &dyn Backend, id: &str, number: u64) ->
 async fn until_uncounted(backend: &dyn Backend, id: &str) {
     let begun = Instant::now();
     while metrics(backend, id).await.is_some() {
-        assert!(begun.elapsed() < PATIENCE, "{id} has metrics after {PATIENCE:?}");
+        assert!(begun.elapsed() < *PATIENCE, "{id} has metrics after {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

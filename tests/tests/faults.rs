@@ -301,7 +301,7 @@ async fn a_strange_entry_in_the_depot_keeps_no_server_from_starting() {
     let client = server.start(None).await;
     client.info("faults-kept").await.expect("the container is there");
     client.destroy("faults-kept").await.expect("destroy");
-    tokio::time::timeout(Duration::from_secs(5), client.ping()).await.expect("in time").expect("ping");
+    tokio::time::timeout(patience(5), client.ping()).await.expect("in time").expect("ping");
     server.kill();
     std::fs::remove_file(server.path("depot/containers/strange")).expect("remove");
     std::fs::remove_dir_all(server.path("depot/containers/broken")).expect("remove");

@@ -12,6 +12,7 @@ use protocol::{
 use tests::{
     columns::{Behaviour, check},
     linux::linux,
+    patience::patience,
     world::World,
 };
 
@@ -379,7 +380,7 @@ fn lives_leave_no_descriptors_behind_in_the_server() {
             }
             let begun = Instant::now();
             while rings() > before + 5 {
-                assert!(begun.elapsed() < Duration::from_secs(20), "{} rings are held", rings());
+                assert!(begun.elapsed() < patience(20), "{} rings are held", rings());
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         })

@@ -2,17 +2,21 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use protocol::{NetIn, NetworkStat};
 use tests::{
     columns::check,
     linux::{linux, linux_with},
+    patience::patience,
     world::{World, end},
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::sleep};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(10));
 const POLL: Duration = Duration::from_millis(5);
 
 async fn network(world: &World, handle: &str) -> Option<NetworkStat> {
@@ -33,7 +37,7 @@ async fn send(port: u16, bytes: &[u8]) {
     let mut stream = loop {
         match TcpStream::connect(("127.0.0.1", port)).await {
             Ok(stream) => break stream,
-            Err(error) => assert!(since.elapsed() < PATIENCE, "connect to port {port}: {error}"),
+            Err(error) => assert!(since.elapsed() < *PATIENCE, "connect to port {port}: {error}"),
         }
         sleep(POLL).await;
     };
@@ -62,7 +66,7 @@ fn network_metrics_tell_what_the_container_received_and_sent() {
                 if counted == inside {
                     break counted;
                 }
-                assert!(since.elapsed() < PATIENCE, "{counted:?}, but inside {inside:?}");
+                assert!(since.elapsed() < *PATIENCE, "{counted:?}, but inside {inside:?}");
                 sleep(POLL).await;
             };
             assert!(counted.rx_bytes - before.rx_bytes >= BYTES as u64, "{before:?} {counted:?}");

@@ -5,6 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -16,10 +17,11 @@ use tests::{
     files::tar_of,
     killable::{Killable, can_make_containers},
     linux::{linux, linux_with},
+    patience::patience,
     world::{World, end},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(30));
 
 fn on_linux(behaviour: Behaviour) {
     check(linux(), behaviour);
@@ -62,7 +64,7 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+        assert!(begun.elapsed() < *PATIENCE, "{what}: not after {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -368,7 +370,7 @@ fn its_metrics_tell_soon_what_it_has_written_and_its_containers_do_not() {
                     assert!(metrics[&handle].metrics.disk.exclusive_bytes_used < written);
                     return;
                 }
-                assert!(begun.elapsed() < PATIENCE, "{disk:?} of {written}");
+                assert!(begun.elapsed() < *PATIENCE, "{disk:?} of {written}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         })

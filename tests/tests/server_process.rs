@@ -11,6 +11,7 @@ use protocol::{Backend, ContainerSpec, ProcessSpec, Properties};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tests::{
     killable::{Killable, binary, can_make_containers},
+    patience::patience,
     world::end,
 };
 
@@ -99,7 +100,7 @@ async fn a_grace_time_outlives_the_server() {
         if left == ["kept"] {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "still there: {left:?}");
+        assert!(begun.elapsed() < patience(30), "still there: {left:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     client.destroy("kept").await.expect("destroy");

@@ -7,15 +7,19 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use garden_client::Client;
 use protocol::{Backend, ContainerSpec, Error, ProcessSpec, Properties};
-use tests::killable::{Killable, can_make_containers, supervisors_left};
+use tests::{
+    killable::{Killable, can_make_containers, supervisors_left},
+    patience::patience,
+};
 
 /// How long things may take that nobody waits for.
-const PATIENCE: Duration = Duration::from_secs(20);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(20));
 
 /// How long the client stays, in microseconds: from not at all to longer than the operation takes.
 const STAYS_US: [u64; 9] = [0, 200, 500, 1_000, 2_000, 3_000, 5_000, 10_000, 30_000];
@@ -74,7 +78,7 @@ fn sh(script: &str) -> ProcessSpec {
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(begun.elapsed() < *PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,14 +1,17 @@
 //! Processes with limits of their own.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use protocol::{MemoryLimits, ProcessLimits, ProcessSpec, Properties};
 use tokio::time::{Instant, sleep};
 
-use crate::world::{World, command_spec};
+use crate::{
+    patience::patience,
+    world::{World, command_spec},
+};
 
 const SMALL_BYTES: u64 = 32 << 20;
-const PATIENCE: Duration = Duration::from_secs(10);
+static PATIENCE: LazyLock<Duration> = LazyLock::new(|| patience(10));
 /// More than what is small.
 const HUNGRY: [&str; 5] = ["dd", "if=/dev/zero", "of=/dev/null", "bs=256M", "count=1"];
 
@@ -55,7 +58,7 @@ pub async fn bulk_metrics_have_it_under_its_id(world: &World) {
         if entries[&id].err.is_some() {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "an entry {PATIENCE:?} after its end");
+        assert!(begun.elapsed() < *PATIENCE, "an entry {PATIENCE:?} after its end");
         sleep(Duration::from_millis(5)).await;
     }
 }
