@@ -29,10 +29,10 @@ cargo xtask COMMAND
 
   demo     the main job on a real kernel: a container's whole life, step by step
            (demo --fake, or without root: the same in memory)
-  test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, OpenAPI, the
-           conformance suite and what depends on the kernel on Debian's stock kernel too, nothing left behind
-  vm       all privileged tests on Debian's stock kernel in an emulated machine (cgroup v2 only); vm --test PROGRAM
-           NAME: of that program those with that name (survival, which takes very long there, only so)
+  test     everything that must hold: set-up, formatting, clippy, all tests, the Go client, OpenAPI, the tests that
+           make containers on Debian's stock kernel too, nothing left behind
+  vm       the tests that make containers on Debian's stock kernel (cgroup v2 only), in machines that are emulated
+           where there is no KVM; vm --test PROGRAM NAME: of that program those with that name
   conformance  the conformance suite on every backend, directly and through HTTP, as a table: docs/CONFORMANCE.md
            (conformance ADDRESS, as unix:/PATH or tcp:HOST:PORT: any Garden server there too)
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
@@ -47,7 +47,8 @@ cargo xtask COMMAND
   setup    install what the system lacks (Debian, as root), or list it
   help     this text
 
-Environment: CI=true makes a missing tool a failure instead of a skip. VM_DIR, VM_TIME, VM_MEMORY: see tests/vm.
+Environment: CI=true makes a missing tool a failure instead of a skip. VM_DIR: see tests/vm.
+VM_TIME, VM_MEMORY, VM_CPUS: of each machine, in seconds and MiB. VM_MAKE=1: test makes the machines' image, too.
 ";
 
 /// What every command answers: nothing, or why it failed, in words for the person at the terminal.

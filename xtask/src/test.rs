@@ -47,14 +47,11 @@ pub fn test() -> Outcome {
         }
     }
     if before.is_some() {
-        // To make the image takes minutes, a network, and a gigabyte: not for somebody who asked for a test.
-        match vm::image_is_there() {
-            true => {
+        match vm::have_for_test() {
+            Ok(()) => {
                 phases.run_anyway("stock kernel", vm::in_test);
             }
-            false => {
-                phases.leave_out("stock kernel", "there is no image of it yet: `cargo xtask vm` makes one")
-            }
+            Err(why) => phases.leave_out("stock kernel", &why),
         }
     }
     if let Some(before) = before {
