@@ -15,7 +15,7 @@ use crate::{
     entitlement,
     ids::Ids,
     network::Network,
-    process::{InitBinary, OutputBudget},
+    process::{OutputBudget, Template},
     rootfs::Store,
     telemetry,
 };
@@ -60,7 +60,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
     let opening = config.clone();
     let opened = blocking(move || -> Result<_, Error> {
         let init =
-            InitBinary::load(&init_binary(&opening)?, &opening.defences).map_err(container::Error::from)?;
+            Template::load(&init_binary(&opening)?, &opening.defences).map_err(container::Error::from)?;
         let depot = Depot::open(&opening.depot, opening.die_at_record_write)?;
         let store = Store::open(&opening.store, &opening.default_rootfs).map_err(container::Error::from)?;
         let cgroups = Cgroups::detect(&opening.tag, &opening.device_rules, &depot.cgroups()?);

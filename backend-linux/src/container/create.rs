@@ -84,13 +84,13 @@ async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         apart: BTreeMap::new(),
     };
     match make(host, &record, &lease, &ids, connection, image, spec).await {
-        Ok(record) => Ok(Container::new(host, record, lease, ids)),
+        Ok((record, connection)) => Ok(Container::new(host, record, lease, ids, Some(connection))),
         Err(cause) => {
             let undone = destroy(host, &record).await;
             let left = undone.err().map(|error| {
                 let error = protocol::Error::failed(&error);
                 tracing::error!(handle = record.handle, %error, "cannot undo a create");
-                Container::new(host, record, lease, ids)
+                Container::new(host, record, lease, ids, None)
             });
             Err(Unmade { cause, left })
         }
@@ -105,20 +105,20 @@ async fn make(
     connection: Option<Connection>,
     image: Image,
     spec: ContainerSpec,
-) -> Result<Record, Error> {
+) -> Result<(Record, Connection), Error> {
     let (maker, planned, root) = (Arc::clone(host), record.clone(), ids.root());
     let files = blocking(move || {
         let directory = maker.depot.make(&planned.handle)?;
         maker.depot.write(&planned)?;
         prepare(&maker, &planned, &directory, root, image, &spec)
     });
-    match connection {
+    let connection = match connection {
         Some(connection) => match start(&connection, files.await??).await {
             Err(Error::Supervisor(error)) if error.is_gone() => return Err(Error::PreparedDied(error)),
-            started => started?,
+            started => started.map(|()| connection)?,
         },
         None => start_cold(host, lease, ids, files).await?,
-    }
+    };
     if !record.ports.is_empty() {
         host.network.open_ports(&record.assignment, &record.ports).await?;
     }
@@ -126,7 +126,7 @@ async fn make(
     blocking(move || {
         record.state = State::Active;
         writer.depot.write(&record)?;
-        Ok(record)
+        Ok((record, connection))
     })
     .await?
 }
@@ -157,12 +157,12 @@ async fn start_cold(
     lease: &Lease,
     ids: &IdLease,
     files: impl Future<Output = Result<Result<Files, Error>, Error>>,
-) -> Result<(), Error> {
+) -> Result<Connection, Error> {
     // All to their ends, so that what an undo undoes is not still being made.
     let (prepared, files) = tokio::join!(Prepared::make(host, ids), files);
     let (prepared, files) = (prepared?, files??);
     let (attached, started) = tokio::join!(prepared.attach(host, lease), start(&prepared.connection, files));
-    started.and(attached)
+    started.and(attached).map(|()| prepared.connection)
 }
 
 /// What a container has on the host's file systems before it starts.

@@ -15,9 +15,11 @@ const RECORD_TMP: &str = "record.json.new";
 /// Paths of the server's cgroups that all others are in, as a list in JSON.
 const CGROUPS: &str = "host/cgroups.json";
 const CGROUPS_TMP: &str = "host/cgroups.json.new";
+/// How many records a file may have before only the last one is kept.
+const RECORDS_MAX: u64 = 32;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The depot: `containers/HANDLE/record.json` and what else a container needs outside of itself; `host/` for what
+/// The depot: `containers/HANDLE/record.json`, whose last whole line counts, and what else a container needs outside of itself; `host/` for what
 /// belongs to no container.
 pub struct Depot {
     root: PathBuf,
@@ -92,16 +94,34 @@ impl Depot {
         Ok(directory)
     }
 
-    /// Puts a record in place of the one before, whole or not at all. It need not survive a crash of the host, after
-    /// which there is no container to go with it.
+    /// Adds a record to those before it, of which it takes the place once it is whole. It need not survive a crash of
+    /// the host, after which there is no container to go with it.
+    ///
+    /// Added, since a file system on a disk takes several times as long to put a new file in the place of another: it
+    /// writes that to the disk first.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let directory = self.directory(&record.handle);
-        let (new, path) = (directory.join(RECORD_TMP), directory.join(RECORD));
+        let path = directory.join(RECORD);
         let error = |doing| self.error(&record.handle, doing, &path);
         let json = serde_json::to_vec(record).map_err(|source| error("encode")(source.into()))?;
-        File::create(&new).and_then(|mut file| file.write_all(&json)).map_err(error("write"))?;
-        self.die_if_due();
-        fs::rename(&new, &path).map_err(error("write"))?;
+        // What came before may have no end: a full disk, or a killed server.
+        let line = [b"\n", json.as_slice(), b"\n"].concat();
+        let write = || -> io::Result<()> {
+            let mut file = File::options().append(true).create(true).open(&path)?;
+            if file.metadata()?.len() > line.len() as u64 * RECORDS_MAX {
+                let new = directory.join(RECORD_TMP);
+                fs::write(&new, &line)?;
+                self.die_if_due();
+                fs::rename(&new, &path)
+            } else {
+                if self.is_due() {
+                    file.write_all(&line[..line.len() / 2])?;
+                    die();
+                }
+                file.write_all(&line)
+            }
+        };
+        write().map_err(error("write"))?;
         self.die_if_due();
         Ok(())
     }
@@ -138,8 +158,10 @@ impl Depot {
         for entry in entries.map_err(self.error("", "read", &containers))? {
             // Handles are UTF-8, so whatever is not was not made by a server.
             let Ok(handle) = entry.file_name().into_string() else { continue };
-            match fs::read(entry.path().join(RECORD)).map(|json| serde_json::from_slice::<Record>(&json)) {
-                Ok(Ok(record)) if record.handle == handle => records.push(record),
+            match fs::read(entry.path().join(RECORD)).map(|text| latest(&text)) {
+                Ok(Some(Ok(record))) if record.handle == handle => records.push(record),
+                // Not even the first one was written.
+                Ok(None) => strays.push(handle),
                 Err(error) if error.kind() == ErrorKind::NotFound => strays.push(handle),
                 unreadable => {
                     tracing::error!(
@@ -154,16 +176,140 @@ impl Depot {
         Ok((records, strays))
     }
 
-    /// For tests of recovery: ends this process as hard as can be, at the step that was asked for.
+    /// For tests of recovery: whether this is the step to die at.
+    fn is_due(&self) -> bool {
+        self.die_at_write.is_some_and(|due| self.writes.fetch_add(1, Ordering::SeqCst) + 1 == due)
+    }
+
     fn die_if_due(&self) {
-        let Some(due) = self.die_at_write else { return };
-        if self.writes.fetch_add(1, Ordering::SeqCst) + 1 == due {
-            // It cannot fail, and does not return.
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        if self.is_due() {
+            die();
         }
     }
 }
 
+/// Ends this process as hard as can be.
+fn die() {
+    // It cannot fail, and does not return.
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+}
+
+/// The last record that was written to its end, of a file that may be one record without a line's end, as earlier
+/// servers wrote it. None: there is none.
+fn latest(text: &[u8]) -> Option<serde_json::Result<Record>> {
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(text, |end| &text[..end]);
+    let line = whole.rsplit(|byte| *byte == b'\n').find(|line| !line.is_empty())?;
+    Some(serde_json::from_slice(line))
+}
+
 fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        net::Ipv4Addr,
+        time::{Duration, SystemTime},
+    };
+
+    use ipnetwork::Ipv4Network;
+
+    use super::{super::State, *};
+    use crate::network::{Assignment, Subnet};
+
+    fn record(state: State) -> Record {
+        let assignment = Assignment {
+            subnet: Subnet::try_from("10.0.0.0/30".parse::<Ipv4Network>().unwrap()).unwrap(),
+            host_ip: Ipv4Addr::new(10, 0, 0, 1),
+            container_ip: Ipv4Addr::new(10, 0, 0, 2),
+            host_link: "link".into(),
+            mtu: 1500,
+        };
+        Record {
+            handle: "h".into(),
+            state,
+            created_at: SystemTime::UNIX_EPOCH,
+            grace_time: Duration::ZERO,
+            privileged: false,
+            ids: None,
+            env: Vec::new(),
+            properties: BTreeMap::new(),
+            limits: Default::default(),
+            assignment,
+            ports: Vec::new(),
+            net_out: Vec::new(),
+            events: Vec::new(),
+            oom_kills_seen: 0,
+            apart: BTreeMap::new(),
+        }
+    }
+
+    fn depot() -> (tempfile::TempDir, Depot) {
+        let root = tempfile::tempdir().unwrap();
+        let depot = Depot::open(root.path(), None).unwrap();
+        depot.make("h").unwrap();
+        (root, depot)
+    }
+
+    fn states(depot: &Depot) -> (Vec<State>, usize) {
+        let (records, strays) = depot.load().unwrap();
+        (records.iter().map(|record| record.state).collect(), strays.len())
+    }
+
+    #[test]
+    fn the_last_record_that_was_written_to_its_end_counts() {
+        let (_root, depot) = depot();
+        let path = depot.directory("h").join(RECORD);
+        assert_eq!(states(&depot), (vec![], 1), "no record at all");
+        depot.write(&record(State::Creating)).unwrap();
+        depot.write(&record(State::Active)).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let creating = whole.windows(2).position(|two| two == b"}\n").unwrap() + 2;
+            let expected = match cut {
+                _ if cut == whole.len() => (vec![State::Active], 0),
+                _ if cut >= creating => (vec![State::Creating], 0),
+                _ => (vec![], 1),
+            };
+            assert_eq!(states(&depot), expected, "{cut} bytes of {}", whole.len());
+            // Whatever was left, the next one counts.
+            depot.write(&record(State::Destroying)).unwrap();
+            assert_eq!(states(&depot), (vec![State::Destroying], 0), "after {cut} bytes");
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_server_is_read_and_replaced() {
+        let (_root, depot) = depot();
+        let path = depot.directory("h").join(RECORD);
+        fs::write(&path, serde_json::to_vec(&record(State::Active)).unwrap()).unwrap();
+        assert_eq!(states(&depot), (vec![State::Active], 0));
+        depot.write(&record(State::Stopped)).unwrap();
+        assert_eq!(states(&depot), (vec![State::Stopped], 0));
+    }
+
+    #[test]
+    fn a_record_that_changes_for_ever_does_not_grow_for_ever() {
+        let (_root, depot) = depot();
+        let path = depot.directory("h").join(RECORD);
+        let mut largest = 0;
+        for _ in 0..4 * RECORDS_MAX {
+            depot.write(&record(State::Active)).unwrap();
+            largest = largest.max(fs::metadata(&path).unwrap().len());
+        }
+        depot.write(&record(State::Stopped)).unwrap();
+        assert_eq!(states(&depot), (vec![State::Stopped], 0));
+        let one = serde_json::to_vec(&record(State::Active)).unwrap().len() as u64 + 2;
+        assert!(largest <= one * (RECORDS_MAX + 1), "{largest} bytes for records of {one}");
+    }
+
+    #[test]
+    fn what_is_no_record_is_a_stray() {
+        let (_root, depot) = depot();
+        fs::write(depot.directory("h").join(RECORD), b"\n{\"handle\":\n").unwrap();
+        assert_eq!(states(&depot), (vec![], 1));
+    }
 }

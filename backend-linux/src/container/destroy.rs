@@ -22,7 +22,7 @@ pub async fn destroy_container(host: &Arc<Host>, container: &Arc<Container>) -> 
         Err(_) if !host.depot.directory(&container.handle).exists() => container.record(),
         record => record?,
     };
-    remove(host, &record, Vec::new()).await
+    remove(host, &record, &container.supervisor, Vec::new()).await
 }
 
 /// Removes every trace of the container that the record describes, which nobody else knows of.
@@ -39,13 +39,19 @@ pub async fn destroy(host: &Arc<Host>, record: &Record) -> Result<(), Error> {
         causes.push(error);
     }
 
-    remove(host, record, causes).await
+    let supervisor = Supervisor::at(&host.depot.directory(handle));
+    remove(host, record, &supervisor, causes).await
 }
 
 /// Goes on after an error, so that as much as possible is gone; the record stays until everything is.
-async fn remove(host: &Arc<Host>, record: &Record, mut causes: Vec<Error>) -> Result<(), Error> {
+async fn remove(
+    host: &Arc<Host>,
+    record: &Record,
+    supervisor: &Supervisor,
+    mut causes: Vec<Error>,
+) -> Result<(), Error> {
     let handle = &record.handle;
-    if let Err(error) = end_processes(host, record).await {
+    if let Err(error) = end_processes(host, record, supervisor).await {
         causes.push(error);
     }
     if let Err(error) = host.network.release(&record.assignment, &record.ports).await {
@@ -73,8 +79,7 @@ async fn remove(host: &Arc<Host>, record: &Record, mut causes: Vec<Error>) -> Re
 }
 
 /// Has the supervisor end everything; where there is none, or it does not answer, kills what is in the cgroup.
-async fn end_processes(host: &Arc<Host>, record: &Record) -> Result<(), Error> {
-    let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
+async fn end_processes(host: &Arc<Host>, record: &Record, supervisor: &Supervisor) -> Result<(), Error> {
     let shutdown = tokio::time::timeout(SHUTDOWN_LIMIT, supervisor.command(&Request::Shutdown)).await;
     match shutdown.unwrap_or(Err(ProcessError::Silent(SHUTDOWN_LIMIT))) {
         Ok(()) => return Ok(()),

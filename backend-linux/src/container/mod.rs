@@ -49,7 +49,7 @@ use crate::{
     cgroup::Cgroups,
     ids::{IdLease, Ids},
     network::{Lease, Network},
-    process::{InitBinary, OutputBudget, Processes, Supervisor},
+    process::{Connection, OutputBudget, Processes, Supervisor, Template},
     rootfs::{Store, Usage},
 };
 
@@ -68,7 +68,7 @@ pub struct Host {
     pub cgroups: Cgroups,
     pub network: Network,
     pub ids: Ids,
-    pub init: InitBinary,
+    pub init: Template,
     pub prepared: Pool,
     pub output_budget: Arc<OutputBudget>,
     /// The soft limit of open files that this server was started with; none: no limit.
@@ -197,9 +197,16 @@ impl Container {
     }
 
     /// Puts together what recovery and creation both end with.
-    fn new(host: &Arc<Host>, record: Record, lease: Lease, ids: IdLease) -> Arc<Container> {
+    fn new(
+        host: &Arc<Host>,
+        record: Record,
+        lease: Lease,
+        ids: IdLease,
+        connection: Option<Connection>,
+    ) -> Arc<Container> {
+        let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
+        connection.into_iter().for_each(|connection| supervisor.keep(connection));
         Arc::new_cyclic(|container: &std::sync::Weak<Container>| {
-            let supervisor = Supervisor::at(&host.depot.directory(&record.handle));
             let (output_budget, retention) = (Arc::clone(&host.output_budget), host.config.retention());
             let (container, host) = (container.clone(), Arc::downgrade(host));
             let on_exit = move |process: &str| {

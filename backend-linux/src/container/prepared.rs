@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Error, Host, blocking};
+use super::{Error, Host};
 use crate::{
     ids::{Error as IdError, IdLease},
     network::{Error as NetworkError, Lease, PoolError, Subnet},
@@ -43,8 +43,7 @@ pub struct Prepared {
 impl Prepared {
     /// Starts a supervisor, and has it make namespaces.
     pub async fn make(host: &Arc<Host>, ids: &IdLease) -> Result<Prepared, Error> {
-        let starter = Arc::clone(host);
-        let connection = blocking(move || starter.init.start()).await??;
+        let connection = host.init.start().await?;
         let request = Request::Prepare(PrepareRequest::new(ids.maps(), host.cgroups.shared_tasks()));
         let prepare = async {
             connection.send(&request, &[]).await?;

@@ -100,7 +100,7 @@ fn leases(host: &Host, record: &Record) -> Result<(Lease, IdLease), Error> {
 }
 
 async fn adopt(host: &Arc<Host>, record: Record, lease: Lease, ids: IdLease) -> Arc<Container> {
-    let container = Container::new(host, record, lease, ids);
+    let container = Container::new(host, record, lease, ids, None);
     if let Err(error) = adopt_processes(host, &container).await {
         tracing::error!(handle = container.handle, %error, "a container's processes cannot be found again");
     }

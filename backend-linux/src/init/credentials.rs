@@ -9,6 +9,7 @@ use backend_linux::{
 };
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::{
+    io::Errno,
     process::{DumpableBehavior, set_dumpable_behavior},
     thread::{
         CapabilitySet, CapabilitySets, capability_is_in_bounding_set, remove_capability_from_bounding_set,
@@ -86,12 +87,18 @@ fn bound_capabilities(wanted: u64) -> io::Result<CapabilitySet> {
     let mut allowed = CapabilitySet::empty();
     for number in 0..u64::BITS {
         let Some(capability) = CapabilitySet::from_bits(1 << number) else { continue };
-        // The kernel refuses numbers that it does not know.
-        let Ok(true) = capability_is_in_bounding_set(capability) else { continue };
+        // The kernel refuses numbers that it does not know, which are the last ones.
         if wanted & (1 << number) == 0 {
-            remove_capability_from_bounding_set(capability)?;
+            match remove_capability_from_bounding_set(capability) {
+                Err(Errno::INVAL) => break,
+                removed => removed?,
+            }
         } else {
-            allowed |= capability;
+            match capability_is_in_bounding_set(capability) {
+                Ok(true) => allowed |= capability,
+                Ok(false) => {}
+                Err(_) => break,
+            }
         }
     }
     Ok(allowed)

@@ -9,7 +9,7 @@ use std::{
 
 use backend_linux::{
     supervisor::{ApartRequest, Defence, Failure, FailureKind, RunRequest},
-    sys::{close_from_at_exec, reset_signals},
+    sys::{close_from_at_exec, reset_signals_of_child},
 };
 use nix::{errno::Errno, unistd::execve};
 use protocol::ResourceLimits;
@@ -79,7 +79,7 @@ fn execute(
     chdir(directory.as_str()).map_err(|error| {
         Failure::other(format!("working directory {directory:?}: {}", io::Error::from(error)))
     })?;
-    reset_signals();
+    reset_signals_of_child();
     let environment = environment(request, &inside);
     apply_limits(&limits)?;
     // If nobody is there to read it, nobody waits for it either.

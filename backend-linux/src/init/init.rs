@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use backend_linux::{
     supervisor::{StartRequest, send},
-    sys::{close_all_but, give_back_freed_memory, reset_signals},
+    sys::{close_all_but, give_back_freed_memory, reset_signals_of_child},
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -108,7 +108,7 @@ fn set_up(
 
 /// The rest of pid 1's life.
 fn reap_for_ever() -> ! {
-    reset_signals();
+    reset_signals_of_child();
     let mut child = SigSet::empty();
     child.add(NixSignal::SIGCHLD);
     // Blocked before the first look, so that no child's end is missed between a look and a wait.

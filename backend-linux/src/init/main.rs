@@ -1,6 +1,7 @@
 //! `garden-init`: the supervisor of one container.
 //!
-//! The server starts it with a connection as standard input and nothing else. It stays outside of the container,
+//! The server executes it once, with a connection as standard input and nothing else; each supervisor is a copy of that
+//! process (see `template`), with a connection of its own. It stays outside of the container,
 //! makes its namespaces and a trivial pid 1 in them, is the parent of every process that was asked for, drains their
 //! output into rings, and keeps their exit statuses. From the container's start on it outlives the server: a new one
 //! finds it by the socket that it was given then. It has one thread, so that it may fork and change namespaces.
@@ -23,12 +24,13 @@ mod own_root;
 mod process;
 mod serve;
 mod start;
+mod template;
 mod users;
 mod view;
 
 use std::{io, process::ExitCode};
 
-use backend_linux::sys::leave_session_keyring;
+use backend_linux::sys::reset_signals;
 use rustix::{
     fs::{Mode, OFlags, open},
     io::fcntl_dupfd_cloexec,
@@ -57,6 +59,7 @@ fn run() -> io::Result<()> {
     dup2_stderr(&null)?;
     drop(null);
 
+    reset_signals();
     // Signals for the server's session are not for its containers. It fails only for a group leader, which has a
     // session of its own already.
     let _ = setsid();
@@ -64,12 +67,10 @@ fn run() -> io::Result<()> {
     // into it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_name(c"garden-init")?;
-    // The keys of whoever started the server are none of the container's.
-    leave_session_keyring()?;
     // Each process takes several; what a process itself may have is set apart from this.
     let descriptors = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors })?;
     chdir("/")?;
     umask(Mode::empty());
-    serve::Supervisor::new(server)?.serve()
+    template::run(server)
 }

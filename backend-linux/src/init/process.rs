@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use backend_linux::supervisor::{ApartRequest, Failure, OutputFds, Terminal};
 use rustix::{
-    event::{EventfdFlags, eventfd},
+    event::{EventfdFlags, PollFd, PollFlags, eventfd},
     fs::{OFlags, fcntl_setfl},
     io::{Errno, write},
     pipe::{PipeFlags, pipe_with},
@@ -118,16 +118,18 @@ impl Process {
     }
 
     /// What to wait for.
-    pub fn poll_fds(&self) -> Vec<BorrowedFd<'_>> {
+    pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
         let mut fds = Vec::new();
         if let State::Starting { status, .. } = &self.state {
-            fds.push(status.as_fd());
+            // Only for its end: what it says before is of interest then.
+            fds.push(PollFd::new(status, PollFlags::empty()));
         }
+        let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         if let Some(streams) = &self.streams {
             // Also once it has ended: the limit of what its rings may hold can change.
-            fds.push(streams.room.as_fd());
+            fds.push(readable(streams.room.as_fd()));
             if self.exit_status().is_none() {
-                fds.extend(streams.outputs.iter().filter_map(Output::source));
+                fds.extend(streams.outputs.iter().filter_map(Output::source).map(readable));
             }
         }
         fds

@@ -122,7 +122,7 @@ impl Supervisor {
         for (key, process) in &self.processes {
             for fd in process.poll_fds() {
                 sources.push(Source::Process(*key));
-                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                fds.push(fd);
             }
             deadline = [deadline, process.deadline()].into_iter().flatten().min();
         }

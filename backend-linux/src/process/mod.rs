@@ -6,8 +6,10 @@ mod output;
 mod stdin;
 mod supervisor;
 mod table;
+mod template;
 
 pub use budget::OutputBudget;
 pub use entry::Entry;
-pub use supervisor::{Connection, Error, InitBinary, Supervisor, nonsense};
+pub use supervisor::{Connection, Error, Supervisor, nonsense};
 pub use table::{Processes, Retention};
+pub use template::Template;

@@ -1,28 +1,23 @@
-//! Starting a supervisor, and talking to one.
+//! Talking to a supervisor.
 
 use std::{
-    io::{self, Write},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create},
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt::socket_peercred},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    net::sockopt::socket_peercred,
+    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    process::Command,
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    defence::{Defence, Defences},
-    supervisor::{Failure, FailureKind, NAME_BYTES, Reply, Request, connect, listen, recv, send},
+    supervisor::{Failure, FailureKind, Reply, Request, connect, listen, recv, send},
     sys::async_fd,
 };
 
@@ -78,65 +73,28 @@ impl Error {
     }
 }
 
-/// The supervisor's program, copied into sealed memory: what is executed for a container is never a file that
-/// somebody could write to through `/proc/…/exe`.
-pub struct InitBinary(OwnedFd);
-
-impl InitBinary {
-    /// Reads it from `path`.
-    pub fn load(path: &Path, defences: &Defences) -> Result<InitBinary, Error> {
-        let load = || -> io::Result<OwnedFd> {
-            if !defences.have(Defence::SealedInit) {
-                return Ok(std::fs::File::open(path)?.into());
-            }
-            let bytes = std::fs::read(path)?;
-            let memfd = memfd_create("garden-init", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-            std::fs::File::from(memfd.try_clone()?).write_all(&bytes)?;
-            fcntl_add_seals(
-                &memfd,
-                SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
-            )?;
-            Ok(memfd)
-        };
-        load().map(InitBinary).map_err(|source| Error::Binary { path: path.to_owned(), source })
-    }
-
-    /// Starts a supervisor that lives for as long as this connection to it, or, once it has a container, until that is
-    /// destroyed. Blocks for as long as a vfork and exec take.
-    pub fn start(&self) -> Result<Connection, Error> {
-        let start = || -> io::Result<Connection> {
-            let flags = SocketFlags::CLOEXEC;
-            let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-            fcntl_setfl(&ours, OFlags::NONBLOCK)?;
-            let mut child = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
-                .arg0("garden-init")
-                .arg(" ".repeat(NAME_BYTES))
-                .env_clear()
-                .stdin(Stdio::from(theirs))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
-            let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
-            // Not reaped yet, and so the number is still its own.
-            let process = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose()?;
-            // It outlives this server, but while both live it must be reaped.
-            tokio::spawn(async move { child.wait().await });
-            Ok(Connection { socket: async_fd(ours, Interest::READABLE | Interest::WRITABLE)?, process })
-        };
-        start().map_err(Error::Start)
-    }
-}
-
 /// One container's supervisor, by its place on disk. It may be running or not.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Supervisor {
     directory: PathBuf,
+    /// A connection on which everything that was asked for was answered, for the next request. Most containers are asked
+    /// for one thing at a time.
+    idle: Arc<Mutex<Option<Connection>>>,
 }
 
 impl Supervisor {
     /// The supervisor whose socket is, or will be, in `directory`.
     pub fn at(directory: &Path) -> Supervisor {
-        Supervisor { directory: directory.to_owned() }
+        Supervisor { directory: directory.to_owned(), idle: Arc::default() }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a connection for the next request, if none is kept. Everything that was asked for on it was answered.
+    pub fn keep(&self, Connection { socket, .. }: Connection) {
+        self.idle().get_or_insert(Connection { socket, process: None });
     }
 
     /// The socket at which it is to be found, for it to take.
@@ -179,18 +137,15 @@ impl Supervisor {
         }
     }
 
-    /// Opens a connection.
+    /// A connection.
     pub async fn open(&self) -> Result<Connection, Error> {
+        if let Some(connection) = self.idle().take().filter(Connection::is_open) {
+            return Ok(connection);
+        }
         let mut tries = 0;
         loop {
             match connect(&self.directory, SOCKET) {
-                Ok(socket) => {
-                    return Ok(Connection {
-                        socket: async_fd(socket, Interest::READABLE | Interest::WRITABLE)
-                            .map_err(Error::Gone)?,
-                        process: None,
-                    });
-                }
+                Ok(socket) => return Connection::new(socket).map_err(Error::Gone),
                 // Its queue of connections is full: it is busy.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries < 1000 => {
                     tries += 1;
@@ -209,7 +164,9 @@ impl Supervisor {
     ) -> Result<(Reply, Vec<OwnedFd>), Error> {
         let connection = self.open().await?;
         connection.send(request, fds).await?;
-        connection.reply().await
+        let reply = connection.reply().await?;
+        self.keep(connection);
+        Ok(reply)
     }
 
     /// Asks for one thing that is answered by `Done`.
@@ -234,6 +191,17 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// A socket that does not block, as a connection.
+    pub fn new(socket: OwnedFd) -> io::Result<Connection> {
+        let socket = async_fd(socket, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Connection { socket, process: None })
+    }
+
+    /// The same, with the supervisor at its other end.
+    pub fn to(self, process: OwnedFd) -> Connection {
+        Connection { process: Some(process), ..self }
+    }
+
     /// Ends a supervisor that was started with this connection and does not do what it should: by its socket nobody
     /// could tell who it is before it has taken it.
     pub fn kill(&self) {
@@ -277,23 +245,4 @@ impl Connection {
 /// An answer that makes no sense here.
 pub fn nonsense(reply: &Reply) -> Error {
     Error::Nonsense(format!("{reply:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-
-    use super::*;
-
-    #[test]
-    fn who_has_the_program_that_is_executed_cannot_write_to_it() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, b"program").unwrap();
-        let InitBinary(memfd) = InitBinary::load(file.path(), &Defences::default()).unwrap();
-        let copy = std::fs::File::from(memfd);
-        let error = copy.write_all_at(b"another", 0).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        copy.set_len(0).unwrap_err();
-        assert_eq!(std::fs::read(format!("/proc/self/fd/{}", copy.as_raw_fd())).unwrap(), b"program");
-    }
 }

@@ -186,14 +186,20 @@ impl Processes {
         exited: watch::Sender<Option<i32>>,
     ) {
         let news = news.and_then(|news| async_fd(news, Interest::READABLE).ok());
-        let exit = wait_for_exit(connection);
-        tokio::pin!(exit);
-        let status = loop {
-            tokio::select! {
-                status = &mut exit => break status,
-                () = entry.pass_on_news(news.as_ref()) => {}
+        let status = {
+            let exit = wait_for_exit(&connection);
+            tokio::pin!(exit);
+            loop {
+                tokio::select! {
+                    status = &mut exit => break status,
+                    () = entry.pass_on_news(news.as_ref()) => {}
+                }
             }
         };
+        if status.is_some() {
+            self.supervisor.keep(connection);
+        }
+        let status = status.unwrap_or(KILLED);
         let outputs = entry.outputs();
         if let Some(outputs) = &outputs {
             outputs.each(|channel| channel.tell_over());
@@ -286,13 +292,14 @@ impl Processes {
     }
 }
 
-async fn wait_for_exit(connection: Connection) -> i32 {
+/// None: the supervisor is gone.
+async fn wait_for_exit(connection: &Connection) -> Option<i32> {
     loop {
         match connection.reply().await {
-            Ok((Reply::Exited { status }, _)) => return status,
+            Ok((Reply::Exited { status }, _)) => return Some(status),
             // Whatever else it says on this connection, it is not the end.
             Ok(_) => {}
-            Err(_) => return KILLED,
+            Err(_) => return None,
         }
     }
 }

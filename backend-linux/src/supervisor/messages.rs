@@ -18,6 +18,9 @@ pub const NAME_BYTES: usize = protocol::HANDLE_MAX_BYTES;
 /// What the server asks of a supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
+    /// Make a copy of the supervisor, for a connection that comes with this. Answered on that one, by `Copied`, with a
+    /// pidfd of the copy. Only of the first one, which the server executes: it has no container, and does nothing else.
+    Copy,
     /// Make what a container needs that depends on no more than this, so that it can be made before anybody asks for
     /// the container. Answered by `Namespaces`, with two descriptors: its network namespace, and a route netlink socket
     /// opened in it.
@@ -96,6 +99,8 @@ pub enum Request {
 /// What a supervisor answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
+    /// The connection has a supervisor.
+    Copied,
     /// Namespaces exist: the network can be made.
     Namespaces,
     /// The container exists.

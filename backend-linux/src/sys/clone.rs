@@ -75,12 +75,20 @@ pub fn fork(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Resul
     }
 }
 
-/// Gives every signal its default action and unblocks all: what a program expects that is about to be executed.
+/// Gives every signal its default action, but the one for a pipe that nobody reads, which stays ignored: an error says
+/// as much.
 pub fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: SIG_DFL is a valid disposition; for the two signals that cannot be changed the call just fails.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// For a child of a process whose signals were reset: gives the last one its default action, and unblocks all. That is
+/// what a program expects that is about to be executed.
+pub fn reset_signals_of_child() {
+    // SAFETY: as above.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     // Cannot fail: SIG_SETMASK with a valid set.
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }

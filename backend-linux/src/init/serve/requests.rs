@@ -40,6 +40,7 @@ impl Supervisor {
 
     fn handle(&mut self, connection: u64, request: Request, fds: Vec<OwnedFd>) {
         match request {
+            Request::Copy => self.fail(connection, Failure::other("only the first supervisor is copied")),
             Request::Prepare(_) if self.listener.is_some() || self.prepared.is_some() => {
                 self.fail(connection, Failure::other("namespaces were prepared already"));
             }
