@@ -48,15 +48,22 @@ fn parent(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
-/// Supervisors of a server that have no container yet.
-fn waiting(server: u32) -> BTreeSet<u32> {
+/// Children of a server with the name of the program that is a supervisor's, and of the one that they are copies of.
+fn children(server: u32, comm: &str) -> BTreeSet<u32> {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.starts_with(b"garden-init\0 ") && parent(*pid) == Some(server)
+        let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        read("comm") == format!("{comm}\n").as_bytes()
+            && read("cmdline").starts_with(b"garden-init\0 ")
+            && parent(*pid) == Some(server)
     })
     .collect()
+}
+
+/// Supervisors of a server that have no container yet.
+fn waiting(server: u32) -> BTreeSet<u32> {
+    children(server, "garden-init")
 }
 
 /// The subnets of the host's ends of links, by the addresses of those who live at the other end.
@@ -102,6 +109,30 @@ async fn a_container_is_made_of_what_was_prepared_and_more_is_prepared() {
     let after = full(&server, 2).await;
     assert_eq!(before.intersection(&after).count(), 1, "{before:?} {after:?}");
     client.destroy(&handle).await.expect("destroy");
+    server.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_supervisors_are_copied_from_is_replaced_when_it_dies() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "0"]);
+    let client = server.start(None).await;
+    let first = client.create(ContainerSpec::default()).await.expect("create");
+    let template = children(server.pid(), "garden-template");
+    assert_eq!(template.len(), 1, "{template:?}");
+    let pid = nix::unistd::Pid::from_raw(*template.first().unwrap() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill what supervisors are copied from");
+    until("dead", || (!children(server.pid(), "garden-template").contains(template.first()?)).then_some(())).await;
+    // The containers do not depend on it.
+    works(&client, &first).await;
+    let second = client.create(ContainerSpec::default()).await.expect("create");
+    works(&client, &second).await;
+    assert_eq!(children(server.pid(), "garden-template").len(), 1);
+    for handle in [first, second] {
+        client.destroy(&handle).await.expect("destroy");
+    }
     server.clean_up().await;
 }
 

@@ -146,7 +146,7 @@ fn make_parts(
         let owner = container.ids.root();
         let WriteLayer { upper, work } = host.store.create_process_layer(handle, &process.id, owner)?;
         let rootfs = Rootfs::Overlay { lower: image.lower, upper, work };
-        let mount_point = host.depot.directory(handle).join(super::MOUNT_POINT);
+        let mount_point = host.depot.mount_point();
         Ok(OwnRoot { mount_point, rootfs, binds })
     };
     let root = image.map(make_root).transpose()?;

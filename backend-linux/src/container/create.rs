@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::PermissionsExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -14,7 +11,7 @@ use std::{
 use protocol::ContainerSpec;
 
 use super::{
-    Container, Error, Host, MOUNT_POINT, Record, State, blocking, destroy, etc,
+    Container, Error, Host, Record, State, blocking, destroy, etc,
     prepared::{self, Place, Prepared},
 };
 use crate::{
@@ -187,22 +184,17 @@ fn prepare(
     host.cgroups.create(handle, &record.limits, devices)?;
     let layer = host.store.create_write_layer(handle, root)?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
-    let mount_point = directory.join(MOUNT_POINT);
-    let depot_error = |doing, path: &Path| {
-        let (handle, path) = (handle.clone(), path.to_owned());
-        move |source| Error::Depot { handle, doing, path, source }
-    };
-    std::fs::create_dir(&mount_point)
-        .and_then(|()| std::fs::set_permissions(&mount_point, PermissionsExt::from_mode(0o700)))
-        .map_err(depot_error("make", &mount_point))?;
     let address = record.assignment.container_ip.into();
     let mut binds = etc::write(directory, handle, address, root)
-        .map_err(depot_error("write hosts and resolv.conf in", directory))?;
+        .map_err(|source| {
+            let (handle, path) = (handle.clone(), directory.to_owned());
+            Error::Depot { handle, doing: "write hosts and resolv.conf in", path, source }
+        })?;
     binds.extend(spec::binds(&spec.bind_mounts));
     let request = StartRequest {
         handle: handle.clone(),
         hostname: etc::hostname(handle),
-        mount_point,
+        mount_point: host.depot.mount_point(),
         rootfs,
         idmapped_binds: record.ids.is_some(),
         binds,

@@ -17,10 +17,12 @@ const CGROUPS: &str = "host/cgroups.json";
 const CGROUPS_TMP: &str = "host/cgroups.json.new";
 /// How many records a file may have before only the last one is kept.
 const RECORDS_MAX: u64 = 32;
+/// Where root filesystems are mounted for a moment while containers are made, each in a mount namespace of its own.
+const MOUNT_POINT: &str = "root";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The depot: `containers/HANDLE/record.json`, whose last whole line counts, and what else a container needs outside of itself; `host/` for what
-/// belongs to no container.
+/// The depot: `containers/HANDLE/record.json`, whose last whole line counts, and what else a container needs outside of
+/// itself; `host/` for what belongs to no container.
 pub struct Depot {
     root: PathBuf,
     die_at_write: Option<u64>,
@@ -37,7 +39,7 @@ impl Depot {
             move |source| Error::Depot { handle: String::new(), doing, path, source }
         };
         let (containers, host) = (root.join("containers"), root.join("host"));
-        for directory in [root, &containers, &host] {
+        for directory in [root, &containers, &host, &host.join(MOUNT_POINT)] {
             make_directory(directory).map_err(error("make", directory))?;
         }
         let lock =
@@ -69,6 +71,11 @@ impl Depot {
         let json = serde_json::to_vec(&groups.collect::<Vec<_>>()).map_err(io::Error::from);
         let written = json.and_then(|json| fs::write(&new, json)).and_then(|()| fs::rename(&new, &path));
         written.map_err(self.error("", "write", &path))
+    }
+
+    /// Where a root filesystem is mounted by who has a mount namespace to itself.
+    pub fn mount_point(&self) -> PathBuf {
+        self.root.join("host").join(MOUNT_POINT)
     }
 
     /// A container's directory.

@@ -53,10 +53,6 @@ use crate::{
     rootfs::{Store, Usage},
 };
 
-/// The directory of a container's where its root filesystem is mounted for a moment while it is made, and those of its
-/// processes.
-const MOUNT_POINT: &str = "root";
-
 /// What a container that runs out of memory is said to have met.
 pub const OUT_OF_MEMORY: &str = "Out of memory";
 

@@ -3,11 +3,13 @@
 use std::io;
 
 use backend_linux::{
-    seccomp::FILTER,
     supervisor::{Defence, Defences, Hardening},
     sys::install_filter,
 };
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::{
+    libc::sock_filter,
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
 use rustix::{
     io::Errno,
     process::{DumpableBehavior, set_dumpable_behavior},
@@ -36,6 +38,8 @@ pub fn become_root() -> io::Result<()> {
 /// What the processes of a container are confined by.
 pub struct Confinement<'a> {
     pub privileged: bool,
+    /// The filter of its system calls, unless it is privileged.
+    pub filter: &'a [sock_filter],
     pub hardening: &'a Hardening,
     pub defences: &'a Defences,
 }
@@ -43,14 +47,14 @@ pub struct Confinement<'a> {
 /// Takes a user's groups, id and default capabilities, and the confinement of the container's processes, for good.
 /// Everything that goes on in the container goes through here: its pid 1, processes, files in and out.
 pub fn become_user(user: &User, confinement: &Confinement<'_>) -> io::Result<()> {
-    let Confinement { privileged, hardening, defences } = *confinement;
+    let Confinement { privileged, filter, hardening, defences } = *confinement;
     if !privileged {
         if hardening.no_new_privileges {
             set_no_new_privs(true)?;
         }
         // While this process may: without no_new_privs it takes a capability that is about to go.
         if defences.have(Defence::Seccomp) {
-            install_filter(FILTER)?;
+            install_filter(filter)?;
         }
     }
     let root = user.uid == 0;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use backend_linux::{
+    seccomp::FILTER,
     supervisor::{Defence, Failure, IdRange, OwnRoot, ids_inside},
     sys::{Forked, close_all_but, fork, leave_session_keyring},
 };
@@ -196,7 +197,8 @@ impl Inside<'_> {
     /// Becomes the user, confined as every process of the container is.
     pub fn become_user(&self) -> Result<(), Failure> {
         let Container { hardening, defences, .. } = self.container;
-        let confinement = Confinement { privileged: self.container.is_privileged(), hardening, defences };
+        let privileged = self.container.is_privileged();
+        let confinement = Confinement { privileged, filter: FILTER, hardening, defences };
         credentials::become_user(&self.user, &confinement).map_err(failed("become the user"))
     }
 

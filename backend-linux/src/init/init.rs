@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use backend_linux::{
+    seccomp::OWN_FILTER,
     supervisor::{StartRequest, send},
     sys::{close_all_but, give_back_freed_memory, reset_signals_of_child},
 };
@@ -99,7 +100,7 @@ fn set_up(
         .map_or(Ok(()), apparmor::Change::make)
         .context("change to the AppArmor profile (is it still loaded?)")?;
     let StartRequest { hardening, defences, .. } = request;
-    let confinement = Confinement { privileged, hardening, defences };
+    let confinement = Confinement { privileged, filter: OWN_FILTER, hardening, defences };
     credentials::become_user(&User::root(), &confinement).context("give up privileges")?;
     // Without its supervisor nobody would ever hear of the container again.
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the supervisor")?;

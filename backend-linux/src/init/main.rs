@@ -38,7 +38,6 @@ use rustix::{
         DumpableBehavior, Resource, Rlimit, chdir, getrlimit, set_dumpable_behavior, setrlimit, setsid, umask,
     },
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin},
-    thread::set_name,
 };
 
 fn main() -> ExitCode {
@@ -66,7 +65,6 @@ fn run() -> io::Result<()> {
     // What is forked from here is for a moment a copy of this process inside the container: nobody there may look
     // into it.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    set_name(c"garden-init")?;
     // Each process takes several; what a process itself may have is set apart from this.
     let descriptors = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors })?;

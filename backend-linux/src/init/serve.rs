@@ -21,13 +21,14 @@ use rustix::{
     process::{Pid, WaitOptions, WaitStatus, wait},
 };
 
-use crate::{namespaces::Namespaces, process::Process, start::Container};
+use crate::{name::NameRoom, namespaces::Namespaces, process::Process, start::Container};
 
 /// How many connections may wait.
 const BACKLOG: i32 = 128;
 
 /// The supervisor and all it knows.
 pub struct Supervisor {
+    name: NameRoom,
     /// From the container's start on.
     listener: Option<OwnedFd>,
     children: SignalFd,
@@ -61,13 +62,14 @@ enum Source {
 
 impl Supervisor {
     /// Begins with one connection.
-    pub fn new(server: OwnedFd) -> io::Result<Supervisor> {
+    pub fn new(server: OwnedFd, name: NameRoom) -> io::Result<Supervisor> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
         signals.thread_block()?;
         let children = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         fcntl_setfl(&server, OFlags::NONBLOCK)?;
         Ok(Supervisor {
+            name,
             listener: None,
             children,
             connections: BTreeMap::from([(0, server)]),

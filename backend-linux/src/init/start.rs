@@ -8,7 +8,7 @@ use std::{
 
 use backend_linux::{
     supervisor::{CgroupEntry, Defences, Failure, Hardening, IdMaps, StartRequest, Terminal, recv, send},
-    sys::{Forked, fork},
+    sys::{Forked, fork, run_in_helper},
 };
 use nix::sched::{CloneFlags, setns};
 use rustix::{
@@ -106,13 +106,8 @@ impl Container {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|error| fail("socketpair", error))?;
-        let helper = match fork(CloneFlags::empty(), None).map_err(|error| fail("fork", error))? {
-            Forked::Child => {
-                drop(ours);
-                enter_and_fork(&namespaces, request, &outside, &init_cgroup, &theirs)
-            }
-            Forked::Parent { pid, .. } => pid,
-        };
+        let helper = run_in_helper(|| enter_and_fork(&namespaces, request, &outside, &init_cgroup, &theirs))
+            .map_err(|error| fail("start a helper", error))?;
         drop(theirs);
         let made = wait_until_made(ours.as_fd());
         // It has said what it had to say, and ends.
@@ -225,7 +220,7 @@ fn enter_and_fork(
     outside: &Outside,
     cgroup: &Cgroup,
     socket: &OwnedFd,
-) -> ! {
+) -> u8 {
     let kinds = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_PARENT;
     let born = namespaces.enter().and_then(|()| fork(kinds, cgroup.v2_dir.as_ref().map(AsFd::as_fd)));
     let said = match born {
@@ -235,7 +230,7 @@ fn enter_and_fork(
         }
         Err(error) => send(socket, &Setup::Failed(format!("enter the new namespaces: {error}")), &[]),
     };
-    std::process::exit(if said.is_ok() { 0 } else { 1 })
+    u8::from(said.is_err())
 }
 
 /// Waits for the helper and the init, of whom either may be the first to be heard.

@@ -10,9 +10,13 @@ use backend_linux::{
     sys::{Forked, fork, leave_session_keyring},
 };
 use nix::sched::CloneFlags;
-use rustix::process::setsid;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::setsid,
+    thread::set_name,
+};
 
-use crate::serve::Supervisor;
+use crate::{name::NameRoom, serve::Supervisor};
 
 /// Makes a copy for each connection that the server sends, until the server goes. Comes back with the connection in each
 /// copy, and with none at the end.
@@ -38,11 +42,16 @@ fn serve(server: OwnedFd) -> io::Result<Option<OwnedFd>> {
 
 /// Serves as the template, and goes on as a supervisor in each copy.
 pub fn run(server: OwnedFd) -> io::Result<()> {
+    set_name(c"garden-template")?;
+    // Whatever it is: only a server says something.
+    poll(&mut [PollFd::new(&server, PollFlags::IN)], None)?;
+    let name = NameRoom::find()?;
     let Some(connection) = serve(server)? else { return Ok(()) };
+    set_name(c"garden-init")?;
     // Signals for the server's session are not for its containers. It fails only for a group leader, which has a
     // session of its own already.
     let _ = setsid();
     // The keys of whoever started the server are none of the container's.
     leave_session_keyring()?;
-    Supervisor::new(connection)?.serve()
+    Supervisor::new(connection, name)?.serve()
 }

@@ -111,10 +111,10 @@ pub fn answer(name: &str) -> Answer {
     }
 }
 
-/// What becomes of each number on an architecture: each entry counts up to the next one.
-pub fn ranges(arch: u32) -> Vec<(u32, Answer)> {
+/// What becomes of each number in these ABIs of an architecture: each entry counts up to the next one.
+fn ranges<'a>(abis: impl Iterator<Item = &'a Abi>) -> Vec<(u32, Answer)> {
     let mut ranges = vec![(0, Answer::Fails(EPERM))];
-    for abi in ABIS.iter().filter(|abi| abi.arch == arch) {
+    for abi in abis {
         let mut calls: Vec<_> = abi.calls().collect();
         calls.sort_unstable();
         for (number, name) in &calls {
@@ -134,5 +134,10 @@ pub fn ranges(arch: u32) -> Vec<(u32, Answer)> {
 
 /// All of it.
 pub fn profile() -> Vec<(u32, Vec<(u32, Answer)>)> {
-    [X86_64, I386].map(|arch| (arch, ranges(arch))).into()
+    [X86_64, I386].map(|arch| (arch, ranges(ABIS.iter().filter(|abi| abi.arch == arch)))).into()
+}
+
+/// What is left of it for a program of our own, which knows of the first ABI only.
+pub fn own_profile() -> Vec<(u32, Vec<(u32, Answer)>)> {
+    vec![(X86_64, ranges(ABIS.iter().take(1)))]
 }

@@ -75,6 +75,26 @@ pub fn fork(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Resul
     }
 }
 
+/// What a helper may take of a stack: many times what it needs, since nothing guards its end. Only what is used of it
+/// takes memory.
+const HELPER_STACK_BYTES: usize = 1 << 20;
+
+/// Has a child process do `act`, and waits until it has. The child is this process but for its namespaces, descriptors
+/// and number: it has the same memory, and this process stands still meanwhile, so that nothing is copied. It ends with
+/// what `act` returns.
+pub fn run_in_helper(act: impl FnOnce() -> u8) -> io::Result<Pid> {
+    let mut stack = vec![0; HELPER_STACK_BYTES];
+    let mut act = Some(act);
+    let run = Box::new(|| act.take().map_or(1, |act| isize::from(act())));
+    // SAFETY: the child has a stack of its own, which outlives it; it shares this process's memory, whose only other
+    // user is suspended until the child has ended (CLONE_VFORK); it ends without running destructors or exit handlers
+    // that are this process's. A panic in it aborts, since it cannot unwind out of a C function's callback.
+    let pid = unsafe {
+        nix::sched::clone(run, &mut stack, CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD))
+    }?;
+    Pid::from_raw(pid.as_raw()).ok_or_else(|| io::Error::other("clone gave no pid"))
+}
+
 /// Gives every signal its default action, but the one for a pipe that nobody reads, which stays ignored: an error says
 /// as much.
 pub fn reset_signals() {

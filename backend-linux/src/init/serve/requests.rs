@@ -18,7 +18,6 @@ use rustix::{
 use super::{BACKLOG, Job, Supervisor};
 use crate::{
     files,
-    name::name_process,
     namespaces::Namespaces,
     process::Process,
     start::{Container, fail},
@@ -118,7 +117,7 @@ impl Supervisor {
         rustix::net::listen(&listener, BACKLOG).map_err(|error| fail("listen", error))?;
         fcntl_setfl(&listener, OFlags::NONBLOCK).map_err(|error| fail("listen", error))?;
         self.listener = Some(listener);
-        name_process(&request.handle).map_err(|error| fail("name the supervisor", error))?;
+        self.name.write(&request.handle).map_err(|error| fail("name the supervisor", error))?;
         let namespaces = self.prepared.take();
         let namespaces = namespaces.ok_or_else(|| Failure::other("no namespaces were prepared"))?;
         self.container = Some(Container::start(namespaces, request)?);

@@ -59,17 +59,22 @@ pub fn serve() -> Result<(), Box<dyn Error>> {
         }
     }
     let listener = listener.ok_or("never started")?;
+    let mut kept = Some(server);
     loop {
-        let connection = accept(&listener)?;
+        let connection = kept.take().map_or_else(|| accept(&listener), Ok)?;
         match recv::<Request>(&connection)? {
-            Some((Request::Run(_), _)) => run(&connection, &word)?,
+            Some((Request::Run(_), _)) => {
+                run(&connection, &word)?;
+                continue;
+            }
             Some((Request::List, _)) => {
                 send(&connection, &Reply::Processes { processes: Vec::new() }, &[])?;
             }
             Some((Request::Shutdown, _)) => return Ok(send(&connection, &Reply::Done, &[])?),
             Some(_) => send(&connection, &Reply::Done, &[])?,
-            None => {}
+            None => continue,
         }
+        kept = Some(connection);
     }
 }
 
