@@ -123,8 +123,10 @@ async fn what_supervisors_are_copied_from_is_replaced_when_it_dies() {
     let template = children(server.pid(), "garden-template");
     assert_eq!(template.len(), 1, "{template:?}");
     let pid = nix::unistd::Pid::from_raw(*template.first().unwrap() as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill what supervisors are copied from");
-    until("dead", || (!children(server.pid(), "garden-template").contains(template.first()?)).then_some(())).await;
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
+        .expect("kill what supervisors are copied from");
+    until("dead", || (!children(server.pid(), "garden-template").contains(template.first()?)).then_some(()))
+        .await;
     // The containers do not depend on it.
     works(&client, &first).await;
     let second = client.create(ContainerSpec::default()).await.expect("create");

@@ -185,11 +185,10 @@ fn prepare(
     let layer = host.store.create_write_layer(handle, root)?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
     let address = record.assignment.container_ip.into();
-    let mut binds = etc::write(directory, handle, address, root)
-        .map_err(|source| {
-            let (handle, path) = (handle.clone(), directory.to_owned());
-            Error::Depot { handle, doing: "write hosts and resolv.conf in", path, source }
-        })?;
+    let mut binds = etc::write(directory, handle, address, root).map_err(|source| {
+        let (handle, path) = (handle.clone(), directory.to_owned());
+        Error::Depot { handle, doing: "write hosts and resolv.conf in", path, source }
+    })?;
     binds.extend(spec::binds(&spec.bind_mounts));
     let request = StartRequest {
         handle: handle.clone(),

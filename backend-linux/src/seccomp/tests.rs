@@ -10,7 +10,7 @@ use super::{
         ALLOW, ARCH, ARGUMENT, Answer, Arguments, ERRNO, Instruction, JUMP, JUMP_IF_ANY_OF, JUMP_IF_AT_LEAST,
         JUMP_IF_EQUAL, KILL_PROCESS, LOAD, NUMBER, RETURN, compile,
     },
-    profile::{ABIS, answer, profile},
+    profile::{ABIS, answer, own_profile, profile},
 };
 
 const EPERM: u32 = ERRNO | 1;
@@ -111,6 +111,22 @@ fn arguments() -> Vec<u64> {
         [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff, 1, 17, 37, 38, 39, 40, 41, 0x4008, 0x7e02_0000, 0x81_0011];
     let bits = (0..64).map(|bit| 1 << bit);
     rules.into_iter().chain(bits).flat_map(|value| [value, value | 0xabcd << 32]).collect()
+}
+
+#[test]
+fn the_program_of_our_own_answers_the_same_and_knows_no_other_abi() {
+    let (own, all) = (compile(&own_profile()), arguments());
+    assert!(own.len() < PROGRAM.len() * 2 / 3, "{} instructions of {}", own.len(), PROGRAM.len());
+    for number in 0..1000 {
+        for argument in all.iter().copied() {
+            let call = Call { arch: ABIS[0].arch, number, argument };
+            assert_eq!(interpret(&own, call), interpret(&PROGRAM, call), "{call:?}");
+            let stranger = Call { arch: ABIS[2].arch, ..call };
+            assert_eq!(interpret(&own, stranger), KILL_PROCESS, "{stranger:?}");
+            let x32 = Call { number: ABIS[1].offset + number, ..call };
+            assert_eq!(interpret(&own, x32), ENOSYS, "{x32:?}");
+        }
+    }
 }
 
 #[test]

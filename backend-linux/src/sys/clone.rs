@@ -90,7 +90,12 @@ pub fn run_in_helper(act: impl FnOnce() -> u8) -> io::Result<Pid> {
     // user is suspended until the child has ended (CLONE_VFORK); it ends without running destructors or exit handlers
     // that are this process's. A panic in it aborts, since it cannot unwind out of a C function's callback.
     let pid = unsafe {
-        nix::sched::clone(run, &mut stack, CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD))
+        nix::sched::clone(
+            run,
+            &mut stack,
+            CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK,
+            Some(libc::SIGCHLD),
+        )
     }?;
     Pid::from_raw(pid.as_raw()).ok_or_else(|| io::Error::other("clone gave no pid"))
 }

@@ -34,13 +34,14 @@ pub trait Contestant {
 }
 
 /// Everyone who is there.
-pub fn all(address: &str, scratch: &Path) -> Outcome<Vec<Box<dyn Contestant>>> {
+pub fn all(address: &str, scratch: &Path, memory: &Path) -> Outcome<Vec<Box<dyn Contestant>>> {
     let mut all: Vec<Box<dyn Contestant>> = vec![
         Box::new(Garden::new(address)?),
         Box::new(Floor { scratch: scratch.join("floor"), running: Vec::new() }),
     ];
     for (program, shape) in [("crun", Shape::Run), ("crun", Shape::Garden), ("runc", Shape::Run)] {
-        match Oci::new(program, shape, &scratch.join(format!("{program}-{}", shape as u8))) {
+        let name = format!("{program}-{}", shape as u8);
+        match Oci::new(program, shape, &scratch.join(&name), &memory.join(&name)) {
             Ok(oci) => all.push(Box::new(oci)),
             Err(why) => println!("without {program}: {why}"),
         }

@@ -13,7 +13,7 @@ mod idle;
 mod oci;
 mod table;
 
-use std::{error::Error, time::Instant};
+use std::{error::Error, path::Path, time::Instant};
 
 use contestants::Contestant;
 use table::{Times, print};
@@ -35,15 +35,13 @@ fn main() -> Outcome {
         [address, rounds] => (address, rounds.parse()?),
         _ => return Err("usage: bench-lifecycle ADDRESS [ROUNDS]".into()),
     };
-    let scratch = std::env::temp_dir().join(format!("garden-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&scratch)?;
-    let result = bench(address, rounds, &scratch);
-    std::fs::remove_dir_all(&scratch)?;
-    result
+    let scratch = tempfile::tempdir()?;
+    let memory = tempfile::tempdir_in("/dev/shm")?;
+    bench(address, rounds, scratch.path(), memory.path())
 }
 
-fn bench(address: &str, rounds: usize, scratch: &std::path::Path) -> Outcome {
-    let mut contestants = contestants::all(address, scratch)?;
+fn bench(address: &str, rounds: usize, scratch: &Path, memory: &Path) -> Outcome {
+    let mut contestants = contestants::all(address, scratch, memory)?;
 
     for _ in 0..WARM_UP {
         for contestant in &mut contestants {

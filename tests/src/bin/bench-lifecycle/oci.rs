@@ -67,12 +67,14 @@ pub struct Oci {
     program: &'static str,
     shape: Shape,
     bundle: PathBuf,
+    /// Where it notes what it runs: in memory, as `/run` is, and as the server's depot is here.
+    state: PathBuf,
     next: AtomicU64,
 }
 
 impl Oci {
     /// Makes the bundle and tries it.
-    pub fn new(program: &'static str, shape: Shape, bundle: &Path) -> Outcome<Self> {
+    pub fn new(program: &'static str, shape: Shape, bundle: &Path, state: &Path) -> Outcome<Self> {
         for directory in ["bin", "proc", "sys", "dev"] {
             fs::create_dir_all(bundle.join("rootfs").join(directory))?;
         }
@@ -87,7 +89,13 @@ impl Oci {
             Shape::Garden => CONFIG.replace(r#"["/bin/true"]"#, r#"["/bin/sleep", "1000"]"#),
         };
         fs::write(bundle.join("config.json"), config)?;
-        let mut oci = Oci { program, shape, bundle: bundle.to_owned(), next: AtomicU64::new(0) };
+        let mut oci = Oci {
+            program,
+            shape,
+            bundle: bundle.to_owned(),
+            state: state.to_owned(),
+            next: AtomicU64::new(0),
+        };
         oci.lives(1, 1)?;
         Ok(oci)
     }
@@ -95,6 +103,8 @@ impl Oci {
     fn command(&self, arguments: &[&str]) -> Outcome {
         // No pipe: what is detached would hold it open.
         let status = Command::new(self.program)
+            .arg("--root")
+            .arg(&self.state)
             .args(arguments)
             .current_dir(&self.bundle)
             .stdin(Stdio::null())
