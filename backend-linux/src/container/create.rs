@@ -184,19 +184,14 @@ fn prepare(
     host.cgroups.create(handle, &record.limits, devices)?;
     let layer = host.store.create_write_layer(handle, root)?;
     let rootfs = Rootfs::Overlay { lower: image.lower, upper: layer.upper, work: layer.work };
-    let address = record.assignment.container_ip.into();
-    let mut binds = etc::write(directory, handle, address, root).map_err(|source| {
-        let (handle, path) = (handle.clone(), directory.to_owned());
-        Error::Depot { handle, doing: "write hosts and resolv.conf in", path, source }
-    })?;
-    binds.extend(spec::binds(&spec.bind_mounts));
     let request = StartRequest {
         handle: handle.clone(),
         hostname: etc::hostname(handle),
         mount_point: host.depot.mount_point(),
         rootfs,
         idmapped_binds: record.ids.is_some(),
-        binds,
+        own_files: etc::files(handle, record.assignment.container_ip.into()),
+        binds: spec::binds(&spec.bind_mounts),
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
         cgroup_views: if record.privileged { Vec::new() } else { host.cgroups.views(handle) },

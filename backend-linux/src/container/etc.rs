@@ -1,8 +1,8 @@
 //! The container's `/etc/hosts` and `/etc/resolv.conf`.
 
-use std::{fs, io, net::IpAddr, os::unix::fs::chown, path::Path};
+use std::{fs, net::IpAddr};
 
-use crate::supervisor::Bind;
+use crate::supervisor::OwnFile;
 
 /// Where systemd-resolved keeps the servers behind its own.
 const UPSTREAM_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
@@ -16,18 +16,11 @@ pub fn hostname(handle: &str) -> String {
     name[cut.unwrap_or(0)..].to_owned()
 }
 
-/// Writes both files into `directory`, owned by the container's root, and says where they go.
-pub fn write(directory: &Path, handle: &str, address: IpAddr, owner: (u32, u32)) -> io::Result<Vec<Bind>> {
+/// Both files.
+pub fn files(handle: &str, address: IpAddr) -> Vec<OwnFile> {
     let hosts = format!("127.0.0.1 localhost\n{address} {}\n", hostname(handle));
-    let mut binds = Vec::new();
-    for (name, text) in [("hosts", hosts), ("resolv.conf", resolv_conf())] {
-        let path = directory.join(name);
-        fs::write(&path, text)?;
-        chown(&path, Some(owner.0), Some(owner.1))?;
-        let target = Path::new("/etc").join(name);
-        binds.push(Bind { source: path, target, read_only: false, from_container: false });
-    }
-    Ok(binds)
+    let file = |target: &str, text| OwnFile { target: target.into(), text };
+    vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolv_conf())]
 }
 
 /// The host's name servers, as far as a container can reach them.

@@ -83,6 +83,9 @@ fn set_up(
     view::fill_dev(dev, &outside.devpts)?;
     // Before the bind mounts, which may show parts of /proc elsewhere.
     own.hide_host(root, || clone_of(dev, "null", OpenTreeFlags::empty()), &request.defences)?;
+    for (file, mount) in request.own_files.iter().zip(&outside.own_files) {
+        bind_at(root, &file.target, mount).context(&format!("mount {:?}", file.target))?;
+    }
     for bind in &request.binds {
         let own;
         let mount = if bind.from_container {

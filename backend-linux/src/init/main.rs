@@ -20,6 +20,7 @@ mod mounts;
 mod name;
 mod namespaces;
 mod output;
+mod own_files;
 mod own_root;
 mod process;
 mod serve;

@@ -3,21 +3,20 @@
 
 use std::{
     ffi::OsStr,
-    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use backend_linux::{
-    supervisor::{Bind, Defence, Defences, Failure, Rootfs, StartRequest},
+    supervisor::{Defence, Defences, Failure, Rootfs, StartRequest},
     sys::idmap_mount,
 };
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, fchown, fstat, makedev, mkdirat,
-        mknodat, open, openat, openat2, statat, symlinkat, unlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, chownat, fstat, makedev, mkdirat, mknodat, open,
+        openat2, statat, symlinkat, unlinkat,
     },
     io::Errno,
     mount::{
@@ -29,12 +28,18 @@ use rustix::{
     process::{Gid, Uid},
 };
 
-use crate::{binds, hierarchies, namespaces::Namespaces, start::fail};
+use crate::{
+    binds, hierarchies,
+    namespaces::{Namespaces, root_outside},
+    own_files,
+    start::fail,
+};
 
 /// What the container's init puts in place.
 pub struct Outside {
     pub root: OwnedFd,
-    /// What comes from the host, in the order of the request.
+    /// What the server made, and what comes from the host, in the order of the request.
+    pub own_files: Vec<OwnedFd>,
     pub binds: Vec<OwnedFd>,
     /// What is seen of cgroup v1.
     pub cgroups: Option<OwnedFd>,
@@ -51,15 +56,14 @@ pub fn prepare(request: &StartRequest, namespaces: &Namespaces) -> Result<Outsid
     in_private_mount_namespace(all_private, || {
         let Rootfs::Overlay { lower, upper, work } = &request.rootfs;
         let root = overlay(lower, upper, work, &request.mount_point, userns)?;
-        let own = OwnFiles::new(&request.mount_point)?;
+        let owner = root_outside(namespaces.ids.as_ref());
+        let own_files = own_files::make(&request.own_files, owner, &request.mount_point)?;
         let from_host = request.binds.iter().filter(|bind| !bind.from_container);
         let userns = userns.filter(|_| request.idmapped_binds);
-        let binds = from_host
-            .map(|wanted| if own.include(wanted) { own.copy(wanted) } else { binds::bind(wanted, userns) })
-            .collect::<Result<_, _>>()?;
+        let binds = from_host.map(|wanted| binds::bind(wanted, userns)).collect::<Result<_, _>>()?;
         let cgroups = hierarchies::show(&request.cgroup_views, &request.mount_point)?;
         let devpts = terminals(namespaces).map_err(|error| fail("make /dev/pts", error))?;
-        Ok(Outside { root, binds, cgroups, devpts })
+        Ok(Outside { root, own_files, binds, cgroups, devpts })
     })
 }
 
@@ -85,48 +89,6 @@ fn in_private_mount_namespace<T>(
 pub fn clone_of(directory: impl AsFd, path: impl Arg, more: OpenTreeFlags) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | more;
     Ok(open_tree(directory, path, flags)?)
-}
-
-/// The files that the server made for the container. They are shown from a small file system of their own: through
-/// those of the server, processes could fill the one that all containers share.
-struct OwnFiles<'a> {
-    directory: Option<&'a Path>,
-    files: OwnedFd,
-}
-
-impl OwnFiles<'_> {
-    /// Mounts it over `mount_point`, as only what is mounted can be bound. The rest of the mount namespace goes its way.
-    fn new(mount_point: &Path) -> Result<OwnFiles<'_>, Failure> {
-        let make = || -> io::Result<OwnedFd> {
-            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-                | MountAttrFlags::MOUNT_ATTR_NODEV
-                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            let files = file_system("tmpfs", &[("mode", "0755"), ("size", "1m")], attributes)?;
-            move_mount(&files, "", CWD, mount_point, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-            Ok(files)
-        };
-        let files =
-            make().map_err(|error| fail("make a file system for the container's own files", error))?;
-        Ok(OwnFiles { directory: mount_point.parent(), files })
-    }
-
-    fn include(&self, bind: &Bind) -> bool {
-        bind.source.parent() == self.directory && bind.source.is_file()
-    }
-
-    fn copy(&self, bind: &Bind) -> Result<OwnedFd, Failure> {
-        let copy = || -> io::Result<OwnedFd> {
-            let name = bind.source.file_name().unwrap_or_default();
-            let mut source = File::open(&bind.source)?;
-            let found = fstat(&source)?;
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let mut file = File::from(openat(&self.files, name, flags, Mode::from(found.st_mode & 0o777))?);
-            io::copy(&mut source, &mut file)?;
-            fchown(&file, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))?;
-            clone_of(&self.files, name, OpenTreeFlags::empty())
-        };
-        copy().map_err(|error| fail(&format!("copy {:?} for the container", bind.source), error))
-    }
 }
 
 /// A detached overlay. Its image is shown with the container's ids, so that root inside owns what root owns in it.

@@ -197,14 +197,17 @@ pub struct StartRequest {
     pub handle: String,
     /// Its host name.
     pub hostname: String,
-    /// An empty directory of the container's own, where the root is mounted for a moment while it is made.
+    /// An empty directory, where the root is mounted for a moment while it is made, in a mount namespace of its own.
     pub mount_point: PathBuf,
     /// Its root filesystem.
     pub rootfs: Rootfs,
     /// Whether files of the host are shown with the container's ids: root inside is what root of the host is there.
     #[serde(default)]
     pub idmapped_binds: bool,
-    /// What of the host to show inside.
+    /// What the server makes for it.
+    #[serde(default)]
+    pub own_files: Vec<OwnFile>,
+    /// What of the host to show inside, also over those files.
     pub binds: Vec<Bind>,
     /// Where the container's init belongs.
     pub init_cgroup: CgroupEntry,
@@ -250,6 +253,16 @@ pub struct Bind {
     pub read_only: bool,
     /// Whether `source` is a path in the container.
     pub from_container: bool,
+}
+
+/// A file that the server makes for the container, owned by its root. It is shown from a small file system of the
+/// container's own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OwnFile {
+    /// Where; made if missing.
+    pub target: PathBuf,
+    /// What is in it.
+    pub text: String,
 }
 
 /// The process to start.
