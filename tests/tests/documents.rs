@@ -10,6 +10,7 @@ const CONFORMANCE: &str = include_str!("../../docs/CONFORMANCE.md");
 const BEHAVIOUR: &str = include_str!("../../docs/BEHAVIOUR.md");
 const BEHAVIOUR_TESTS: &str = include_str!("../../docs/BEHAVIOUR-TESTS.md");
 const DEFENCES: &str = include_str!("../../docs/DEFENCES.md");
+const MUTANTS: &str = include_str!("../mutants.txt");
 
 #[test]
 fn the_conformance_table_has_a_row_for_each_behaviour() {
@@ -169,7 +170,8 @@ fn each_attack_has_tests_and_each_attempt_to_break_out_is_listed() {
     for entry in fs::read_dir(directory).expect("the tests").flatten() {
         if entry.file_name().to_string_lossy().starts_with("breakout") {
             let source = fs::read_to_string(entry.path()).expect("a test");
-            for name in source.lines().filter_map(|line| line.strip_prefix("fn ")?.split_once('(')) {
+            let functions = source.lines().map(|line| line.trim_start_matches("async "));
+            for name in functions.filter_map(|line| line.strip_prefix("fn ")?.split_once('(')) {
                 let (name, _) = name;
                 assert!(listed.contains(name) || !has_test(&source, name), "docs/DEFENCES.md lacks {name}");
             }
@@ -177,17 +179,33 @@ fn each_attack_has_tests_and_each_attempt_to_break_out_is_listed() {
     }
 }
 
-#[test]
-fn each_defence_that_can_be_left_out_is_left_out_for_an_attack() {
+/// The names of the defences that a debug build can leave out.
+fn defences() -> Vec<&'static str> {
     let source = include_str!("../../backend-linux/src/defence.rs");
     let (_, variants) = source.split_once("pub enum Defence {").expect("the defences");
     let (variants, _) = variants.split_once('}').expect("their end");
-    for name in variants.lines().filter_map(|line| line.trim().strip_suffix(',')) {
+    variants.lines().filter_map(|line| line.trim().strip_suffix(',')).collect()
+}
+
+#[test]
+fn each_defence_that_can_be_left_out_is_left_out_for_an_attack() {
+    for name in defences() {
         let named = format!("`{name}`");
         assert!(
             attacks().iter().any(|row| row[3].contains(&named)),
             "no attack is seen to succeed without {name}"
         );
+    }
+}
+
+#[test]
+fn what_an_attack_is_seen_to_succeed_without_is_a_defence_or_a_mutant() {
+    let mutants: Vec<&str> =
+        MUTANTS.split("\n\n").filter_map(|paragraph| paragraph.trim().lines().next()).collect();
+    for row in attacks() {
+        for name in row[3].split('`').skip(1).step_by(2) {
+            assert!(defences().contains(&name) || mutants.contains(&name), "neither of them: {name}");
+        }
     }
 }
 
