@@ -12,10 +12,9 @@ use protocol::{BulkMetrics, Capacity, CpuLimits, DiskStat, Metrics, Sample, Samp
 
 use crate::{
     backend::wire,
-    container::{Container, Error, Host, State, blocking},
+    container::{Container, Error, Host, RootUsage, State, blocking},
     entitlement::entitlement_ns,
     network::Traffic,
-    rootfs::Usage,
     slots::{Slot, Slots},
 };
 
@@ -98,12 +97,12 @@ fn metrics_beside(host: &Host, container: &Container, traffic: Option<&Traffic>)
     Ok(Metrics { memory, cpu, disk, network, pid, age, cpu_entitlement_ns })
 }
 
-fn disk_stat(usage: Usage) -> DiskStat {
+fn disk_stat(RootUsage { written, image }: RootUsage) -> DiskStat {
     DiskStat {
-        total_bytes_used: usage.bytes,
-        total_inodes_used: usage.inodes,
-        exclusive_bytes_used: usage.bytes,
-        exclusive_inodes_used: usage.inodes,
+        total_bytes_used: image.bytes + written.bytes,
+        total_inodes_used: image.inodes + written.inodes,
+        exclusive_bytes_used: written.bytes,
+        exclusive_inodes_used: written.inodes,
     }
 }
 

@@ -367,6 +367,7 @@ fn its_metrics_tell_soon_what_it_has_written_and_its_containers_do_not() {
                 if disk.exclusive_bytes_used >= written {
                     assert!(disk.exclusive_bytes_used < written + (1 << 20), "{disk:?} of {written}");
                     assert!(1 <= disk.exclusive_inodes_used && disk.exclusive_inodes_used < 20, "{disk:?}");
+                    assert!(disk.total_bytes_used >= disk.exclusive_bytes_used + written, "{disk:?}");
                     assert!(metrics[&handle].metrics.disk.exclusive_bytes_used < written);
                     return;
                 }

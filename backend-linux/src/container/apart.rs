@@ -106,7 +106,8 @@ fn make(host: &Host, container: &Container, process: RunRequest, own: Own) -> Re
         "" => None,
         uri => Some(host.store.image(uri)?),
     };
-    let apart = Apart { started_at: SystemTime::now(), limits: own.limits, oom_kills_seen: 0 };
+    let lower = image.as_ref().map(|image| image.lower.clone());
+    let apart = Apart { started_at: SystemTime::now(), image: lower, limits: own.limits, oom_kills_seen: 0 };
     let id = process.id.clone();
     // Also keeps the id from a second process while this one is made.
     container.write(&host.depot, |record| {

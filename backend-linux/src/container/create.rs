@@ -70,6 +70,7 @@ async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         grace_time: spec.grace_time,
         privileged: spec.privileged,
         ids: ids.own_ids(),
+        image: Some(image.lower.clone()),
         env: spec.env.clone(),
         properties: spec.properties.clone(),
         limits: spec.limits,

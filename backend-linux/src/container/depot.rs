@@ -241,6 +241,7 @@ mod tests {
             grace_time: Duration::ZERO,
             privileged: false,
             ids: None,
+            image: None,
             env: Vec::new(),
             properties: BTreeMap::new(),
             limits: Default::default(),

@@ -123,13 +123,22 @@ fn list(causes: &[Error]) -> String {
     texts.collect::<Vec<_>>().join("; ")
 }
 
-/// What a container has written.
+/// What the root filesystems of a container take of the disk.
 #[derive(Debug, Clone, Default)]
 pub struct DiskUsage {
-    /// Into its own root filesystem.
-    pub own: Usage,
-    /// Into those of its processes, by id; nothing where a process has none.
-    pub of_processes: BTreeMap<String, Usage>,
+    /// Its own.
+    pub own: RootUsage,
+    /// Those of its processes, by id; nothing where a process has none.
+    pub of_processes: BTreeMap<String, RootUsage>,
+}
+
+/// What one root filesystem takes of the disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RootUsage {
+    /// What was written into it.
+    pub written: Usage,
+    /// What it had from the start, and shares with others.
+    pub image: Usage,
 }
 
 /// A container that exists.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -39,6 +40,9 @@ pub struct Record {
     /// The ids that it has to itself; none: it is privileged, or shares the mapping of others.
     #[serde(default)]
     pub ids: Option<OwnIds>,
+    /// The directory that its root filesystem had from the start; none: an earlier server did not note it.
+    #[serde(default)]
+    pub image: Option<PathBuf>,
     /// Variables of every process.
     pub env: Vec<String>,
     /// What clients noted about it.
@@ -61,6 +65,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// The images of its root filesystem and of those of its processes.
+    pub fn images(&self) -> impl Iterator<Item = &PathBuf> {
+        self.image.iter().chain(self.apart.values().filter_map(|apart| apart.image.as_ref()))
+    }
+
     /// The group of a process that has one of its own.
     pub fn process_group(&self, id: &str, apart: &Apart) -> ProcessGroup {
         ProcessGroup::new(&self.handle, id, apart.limits.is_some())
@@ -78,6 +87,9 @@ impl Record {
 pub struct Apart {
     /// When it was asked for.
     pub started_at: SystemTime,
+    /// The directory that its own root filesystem had from the start; none: it has the container's.
+    #[serde(default)]
+    pub image: Option<PathBuf>,
     /// Its limits; none: it counts against the container's.
     pub limits: Option<ProcessLimits>,
     /// How many of the kernel's kills for want of memory in its group are among the container's events.
