@@ -25,7 +25,7 @@ pub fn have_for_test() -> Outcome {
         return prepare();
     }
     Err(format!(
-        "there is no image of its machine, which would be emulated here, some 15 minutes: \
+        "there is no image of its machine, which would be emulated here, for a quarter of an hour and more: \
          `cargo xtask vm` makes one, as does {MAKE}=1"
     ))
 }
