@@ -17,6 +17,8 @@ const CGROUPS: &str = "host/cgroups.json";
 const CGROUPS_TMP: &str = "host/cgroups.json.new";
 /// How many records a file may have before only the last one is kept.
 const RECORDS_MAX: u64 = 32;
+/// How long a file may be for that: records with large properties are not to fill the memory that the depot is in.
+const FILE_MAX_BYTES: u64 = 256 * 1024;
 /// Where root filesystems are mounted for a moment while containers are made, each in a mount namespace of its own.
 const MOUNT_POINT: &str = "root";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -115,7 +117,7 @@ impl Depot {
         let line = [b"\n", json.as_slice(), b"\n"].concat();
         let write = || -> io::Result<()> {
             let mut file = File::options().append(true).create(true).open(&path)?;
-            if file.metadata()?.len() > line.len() as u64 * RECORDS_MAX {
+            if file.metadata()?.len() > FILE_MAX_BYTES.min(line.len() as u64 * RECORDS_MAX) {
                 let new = directory.join(RECORD_TMP);
                 fs::write(&new, &line)?;
                 self.die_if_due();
@@ -205,8 +207,9 @@ fn die() {
 /// servers wrote it. None: there is none.
 fn latest(text: &[u8]) -> Option<serde_json::Result<Record>> {
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(text, |end| &text[..end]);
-    let line = whole.rsplit(|byte| *byte == b'\n').find(|line| !line.is_empty())?;
-    Some(serde_json::from_slice(line))
+    let lines = whole.rsplit(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    // What a full disk or a kill has cut short, and another such write has ended as a line, ends early as JSON.
+    lines.map(serde_json::from_slice).find(|record| !record.as_ref().is_err_and(|error| error.is_eof()))
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -287,6 +290,33 @@ mod tests {
             depot.write(&record(State::Destroying)).unwrap();
             assert_eq!(states(&depot), (vec![State::Destroying], 0), "after {cut} bytes");
         }
+    }
+
+    #[test]
+    fn records_that_were_cut_short_one_after_the_other_do_not_count() {
+        let (_root, depot) = depot();
+        let path = depot.directory("h").join(RECORD);
+        depot.write(&record(State::Active)).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for first in 0..whole.len() - 1 {
+            // Of the second one there may be no more than the end of a line.
+            for second in [1, whole.len() / 2] {
+                fs::write(&path, [&whole, &whole[..first], &whole[..second]].concat()).unwrap();
+                assert_eq!(states(&depot), (vec![State::Active], 0), "after {first} and {second} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_record_that_changes_takes_little_more_room_than_it_needs() {
+        let (_root, depot) = depot();
+        let path = depot.directory("h").join(RECORD);
+        let large = Record { env: vec!["x".repeat(1 << 20)], ..record(State::Active) };
+        for _ in 0..4 {
+            depot.write(&large).unwrap();
+            assert!(fs::metadata(&path).unwrap().len() < (1 << 20) + FILE_MAX_BYTES);
+        }
+        assert_eq!(states(&depot), (vec![State::Active], 0));
     }
 
     #[test]
