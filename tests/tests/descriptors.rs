@@ -157,6 +157,54 @@ async fn a_process_whose_descriptors_do_not_reach_the_server_is_not_said_to_run(
     finish(server).await;
 }
 
+/// Numbers of the ended supervisors among the descendants of a server that nobody has waited for.
+fn unreaped_supervisors(server: u32) -> Vec<u32> {
+    let stats = fs::read_dir("/proc").expect("/proc").flatten();
+    let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    let all: Vec<(u32, String, u32)> = stats
+        .filter_map(|stat| {
+            let (process, rest) = stat.rsplit_once(") ")?;
+            let (state, rest) = rest.split_once(' ')?;
+            let (pid, name) = process.split_once(" (")?;
+            let parent = rest.split(' ').next()?.parse().ok()?;
+            Some((pid.parse().ok()?, format!("{name} {state}"), parent))
+        })
+        .collect();
+    let children = all.iter().filter(|(_, _, parent)| *parent == server).map(|(pid, ..)| *pid);
+    let parents: Vec<u32> = children.chain([server]).collect();
+    let ended = all.iter().filter(|(_, is, parent)| is == "garden-init Z" && parents.contains(parent));
+    ended.map(|(pid, ..)| *pid).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn supervisors_that_the_server_has_no_descriptors_for_are_gone_without_a_trace() {
+    if !can_make_containers() {
+        return;
+    }
+    let server = Killable::new().with_options(&["--prepared-containers", "0"]);
+    let server = server_with("streams-none", server).await;
+    let (socket, pid) = (server.path("socket"), server.pid());
+    let mut refused = 0;
+    for spare in 0..12 {
+        // Accepted before there is a limit.
+        let connection = UnixStream::connect(&socket).expect("connect");
+        let answered = ask_on(connection.try_clone().expect("a descriptor"), "GET", "/ping", "");
+        answered.expect("ping").read_exact(&mut [0; 3]).expect("its body");
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count();
+        set_limit(&server, open + spare);
+        let body = format!("{{\"handle\":\"streams-none-{spare}\"}}");
+        refused += usize::from(ask_on(connection, "POST", "/containers", &body).is_err());
+        set_limit(&server, 1000);
+    }
+    assert!(refused > 0);
+    let begun = Instant::now();
+    while !unreaped_supervisors(pid).is_empty() {
+        assert!(begun.elapsed() < patience(10), "nobody waits for {:?}", unreaped_supervisors(pid));
+        thread::sleep(Duration::from_millis(20));
+    }
+    finish(server).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_leave_while_there_are_no_descriptors_are_noticed_once_there_are() {
     if !can_make_containers() {

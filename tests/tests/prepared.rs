@@ -48,22 +48,23 @@ fn parent(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
-/// Children of a server with the name of the program that is a supervisor's, and of the one that they are copies of.
-fn children(server: u32, comm: &str) -> BTreeSet<u32> {
+/// Children of a process that run the supervisors' program under that name.
+fn children(of: u32, comm: &str) -> BTreeSet<u32> {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
         let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         read("comm") == format!("{comm}\n").as_bytes()
             && read("cmdline").starts_with(b"garden-init\0 ")
-            && parent(*pid) == Some(server)
+            && parent(*pid) == Some(of)
     })
     .collect()
 }
 
 /// Supervisors of a server that have no container yet.
 fn waiting(server: u32) -> BTreeSet<u32> {
-    children(server, "garden-init")
+    let templates = children(server, "garden-template");
+    templates.into_iter().flat_map(|template| children(template, "garden-init")).collect()
 }
 
 /// The subnets of the host's ends of links, by the addresses of those who live at the other end.
@@ -86,9 +87,10 @@ async fn full(server: &Killable, number: usize) -> BTreeSet<u32> {
 }
 
 async fn works(client: &dyn Backend, handle: &str) {
-    let spec = ProcessSpec::new("sh", ["-c", "cat /sys/class/net/eth0/operstate"]);
+    // Not its `operstate`, which says so up to a second later.
+    let spec = ProcessSpec::new("cat", ["/sys/class/net/eth0/carrier"]);
     let ended = end(client.run(handle, spec).await.expect("run")).await;
-    assert_eq!((ended.text().as_str(), ended.status), ("up\n", 0));
+    assert_eq!((ended.text().as_str(), ended.status), ("1\n", 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,6 +141,27 @@ async fn what_supervisors_are_copied_from_is_replaced_when_it_dies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_supervisors_are_copied_from_is_replaced_when_it_hangs() {
+    if !can_make_containers() {
+        return;
+    }
+    let mut server = Killable::new().with_options(&["--prepared-containers", "0"]);
+    let client = server.start(None).await;
+    let first = client.create(ContainerSpec::default()).await.expect("create");
+    let template = children(server.pid(), "garden-template");
+    template.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    let second = tokio::time::timeout(*PATIENCE, client.create(ContainerSpec::default()));
+    let second = second.await.expect("in time").expect("create");
+    let replacement = children(server.pid(), "garden-template");
+    assert!(replacement.len() == 1 && replacement != template, "{template:?} {replacement:?}");
+    for handle in [first, second] {
+        works(&client, &handle).await;
+        client.destroy(&handle).await.expect("destroy");
+    }
+    server.clean_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_prepared_and_died_is_passed_over() {
     if !can_make_containers() {
         return;
@@ -149,7 +172,7 @@ async fn what_was_prepared_and_died_is_passed_over() {
     for pid in prepared.iter().copied() {
         signal(pid, Signal::SIGKILL);
     }
-    until("dead", || waiting(server.pid()).is_disjoint(&prepared).then_some(())).await;
+    are_gone(&prepared).await;
     let handle = client.create(ContainerSpec::default()).await.expect("create");
     works(&client, &handle).await;
     full(&server, 3).await;
@@ -158,6 +181,12 @@ async fn what_was_prepared_and_died_is_passed_over() {
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).expect("signal a supervisor of ours");
+}
+
+/// Waits until they have ended to their last step, by which their connections are closed.
+async fn are_gone(pids: &BTreeSet<u32>) {
+    let gone = || pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+    until("gone", || gone().then_some(())).await;
 }
 
 /// Whether a request waits for a supervisor to read it.
@@ -297,7 +326,7 @@ async fn what_died_gives_its_place_on_the_network_back() {
             signal(pid, Signal::SIGKILL);
         }
         // Others may have taken their places already, if one of them was counted as just made.
-        until("dead", || waiting(server.pid()).is_disjoint(&prepared).then_some(())).await;
+        are_gone(&prepared).await;
         let handle = client.create(ContainerSpec::default()).await.expect("create");
         works(&client, &handle).await;
         client.destroy(&handle).await.expect("destroy");

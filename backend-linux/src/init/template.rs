@@ -7,7 +7,7 @@ use std::{
 
 use backend_linux::{
     supervisor::{Failure, Reply, Request, recv, send},
-    sys::{Forked, fork, leave_session_keyring},
+    sys::{Forked, fork, leave_children_to_the_kernel, leave_session_keyring, wait_for_own_children},
 };
 use nix::sched::CloneFlags;
 use rustix::{
@@ -25,8 +25,7 @@ fn serve(server: OwnedFd) -> io::Result<Option<OwnedFd>> {
         let (Request::Copy, Some(connection)) = (request, fds.into_iter().next()) else {
             return Err(io::Error::other("a supervisor without a container can only be copied"));
         };
-        // The server's child, as this process is: the server reaps it.
-        let answered = match fork(CloneFlags::CLONE_PARENT, None) {
+        let answered = match fork(CloneFlags::empty(), None) {
             Ok(Forked::Child) => return Ok(Some(connection)),
             Ok(Forked::Parent { pidfd, .. }) => send(&connection, &Reply::Copied, &[pidfd.as_fd()]),
             Err(error) => {
@@ -46,7 +45,10 @@ pub fn run(server: OwnedFd) -> io::Result<()> {
     // Whatever it is: only a server says something.
     poll(&mut [PollFd::new(&server, PollFlags::IN)], None)?;
     let name = NameRoom::find()?;
+    // Not to the server, which may never hear of a copy: it has no descriptor to spare, or has given up on this process.
+    leave_children_to_the_kernel();
     let Some(connection) = serve(server)? else { return Ok(()) };
+    wait_for_own_children();
     set_name(c"garden-init")?;
     // Signals for the server's session are not for its containers. It fails only for a group leader, which has a
     // session of its own already.

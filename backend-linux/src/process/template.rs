@@ -9,21 +9,24 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rustix::{
     fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    process::{WaitId, WaitIdOptions, waitid},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
-use tokio::{io::Interest, process::Command};
+use tokio::{process::Command, time::timeout};
 
 use super::supervisor::{Connection, Error, nonsense};
 use crate::{
     defence::{Defence, Defences},
     supervisor::{NAME_BYTES, Reply, Request},
-    sys::async_fd,
 };
+
+/// How long a copy may take: thousands of times what it does take.
+const COPY_LIMIT: Duration = Duration::from_secs(10);
 
 /// The supervisor's program, and one that runs it.
 pub struct Template {
@@ -60,6 +63,8 @@ impl Template {
             match copy(&running).await {
                 // It has died.
                 Err(Error::Gone(_)) => {}
+                // It hangs.
+                Err(Error::Silent(_)) => running.kill(),
                 started => return started,
             }
         }
@@ -86,30 +91,30 @@ fn execute(program: &OwnedFd) -> io::Result<Connection> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
+    // Not reaped before it is waited for, so that the number is its own.
+    let process = child.id().and_then(|id| Pid::from_raw(id as i32));
+    let process = process.ok_or_else(|| io::Error::other("a new process has no number"))?;
+    let process = pidfd_open(process, PidfdFlags::empty())?;
     tokio::spawn(async move { child.wait().await });
-    Connection::new(ours)
+    Ok(Connection::new(ours)?.to(process))
 }
 
 /// Has a copy made. It is answered on the copy's own connection, so that several can be asked for at once.
 async fn copy(template: &Connection) -> Result<Connection, Error> {
     let (ours, theirs) = pair().map_err(Error::Start)?;
     let connection = Connection::new(ours).map_err(Error::Start)?;
-    template.send(&Request::Copy, &[theirs.as_fd()]).await?;
-    drop(theirs);
-    let process = match connection.reply().await? {
-        (Reply::Copied, mut fds) => fds.pop().ok_or_else(|| nonsense(&Reply::Copied))?,
-        (other, _) => return Err(nonsense(&other)),
+    let copied = async {
+        template.send(&Request::Copy, &[theirs.as_fd()]).await?;
+        drop(theirs);
+        connection.reply().await
     };
-    let reaped = process.try_clone().map_err(Error::Start)?;
-    tokio::spawn(async move {
-        // It outlives this server, but while both live it must be reaped.
-        if let Ok(process) = async_fd(reaped, Interest::READABLE)
-            && process.readable().await.is_ok()
-        {
-            let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
+    match timeout(COPY_LIMIT, copied).await.map_err(|_| Error::Silent(COPY_LIMIT))?? {
+        (Reply::Copied, mut fds) => {
+            let process = fds.pop().ok_or_else(|| nonsense(&Reply::Copied))?;
+            Ok(connection.to(process))
         }
-    });
-    Ok(connection.to(process))
+        (other, _) => Err(nonsense(&other)),
+    }
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -41,8 +41,8 @@ struct CloneArgs {
 /// Not in `libc` with the width that it has in the kernel.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Makes a child process, in new namespaces and in another cgroup (v2) if asked; with `CLONE_PARENT` a sibling. Refused while this process has more
-/// than one thread: the child would be left with their locks.
+/// Makes a child process, in new namespaces and in another cgroup (v2) if asked; with `CLONE_PARENT` a sibling. Refused
+/// while this process has more than one thread: the child would be left with their locks.
 pub fn fork(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     // A directory has two links, and one for each directory in it: this one has one for each thread.
     if std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata("/proc/self/task")?) != 3 {
@@ -107,6 +107,18 @@ pub fn reset_signals() {
         // SAFETY: SIG_DFL is a valid disposition; for the two signals that cannot be changed the call just fails.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Has the kernel collect this process's children when they end, so that nobody needs to wait for them.
+pub fn leave_children_to_the_kernel() {
+    // SAFETY: SIG_IGN is a valid disposition.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Undoes [`leave_children_to_the_kernel`], which a child has inherited.
+pub fn wait_for_own_children() {
+    // SAFETY: SIG_DFL is a valid disposition.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// For a child of a process whose signals were reset: gives the last one its default action, and unblocks all. That is

@@ -14,7 +14,10 @@ mod seccomp;
 mod shm;
 
 pub use bpf::{DeviceProgram, Instruction};
-pub use clone::{Forked, fork, reset_signals, reset_signals_of_child, run_in_helper};
+pub use clone::{
+    Forked, fork, leave_children_to_the_kernel, reset_signals, reset_signals_of_child, run_in_helper,
+    wait_for_own_children,
+};
 pub use descriptors::{close_all_but, close_from_at_exec};
 pub use keyring::leave_session_keyring;
 pub use memory::give_back_freed_memory;
