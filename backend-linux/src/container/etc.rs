@@ -1,6 +1,6 @@
 //! The container's `/etc/hosts` and `/etc/resolv.conf`.
 
-use std::{fs, net::IpAddr};
+use std::{fs, net::IpAddr, path::Path};
 
 use crate::supervisor::OwnFile;
 
@@ -25,13 +25,17 @@ pub fn files(handle: &str, address: IpAddr) -> Vec<OwnFile> {
 
 /// The host's name servers, as far as a container can reach them.
 fn resolv_conf() -> String {
-    // A host without the file has no name servers.
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let host = text("/etc/resolv.conf".as_ref());
     let usable = without_loopback(&host);
     if has_server(&usable) || !has_server(&host) {
         return usable;
     }
-    without_loopback(&fs::read_to_string(UPSTREAM_RESOLV_CONF).unwrap_or_default())
+    without_loopback(&text(UPSTREAM_RESOLV_CONF.as_ref()))
+}
+
+/// What a file says, in whatever encoding its comments are. A host without the file has no name servers.
+fn text(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 fn server(line: &str) -> Option<&str> {
@@ -58,6 +62,14 @@ mod tests {
         assert_eq!(hostname("short"), "short");
         assert_eq!(hostname(&("x".to_owned() + &"y".repeat(49))), "y".repeat(49));
         assert!(hostname(&"ä".repeat(60)).len() <= 64);
+    }
+
+    #[test]
+    fn a_comment_that_is_not_utf_8_costs_no_name_server() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, b"# f\xfcr alle\nnameserver 10.0.0.2\n").unwrap();
+        assert!(has_server(&without_loopback(&text(file.path()))));
+        assert_eq!(text(Path::new("/nowhere/resolv.conf")), "");
     }
 
     #[test]
