@@ -49,6 +49,21 @@ fn one_that_was_waited_for_is_unknown_and_its_id_free_at_once() {
 }
 
 #[test]
+fn who_closes_the_input_of_one_that_is_just_being_forgotten_is_told_of_no_error() {
+    on_linux(|world| {
+        Box::pin(async move {
+            let handle = world.create().await;
+            for round in 0..200 {
+                let started = world.backend().run(&handle, sh("same", "exit 3")).await.expect("run");
+                let waiting = tokio::spawn(started.exit);
+                assert_eq!(started.control.close_stdin().await, Ok(()), "round {round}");
+                assert_eq!(waiting.await.expect("the task"), Ok(3));
+            }
+        })
+    });
+}
+
+#[test]
 fn who_was_told_can_still_read_what_it_wrote_and_so_can_others_who_are_there() {
     on_linux(|world| {
         Box::pin(async move {

@@ -17,7 +17,7 @@ use super::{
     supervisor::{Error, Supervisor},
     table::{Processes, Retention, STALL_LOOK_INTERVAL},
 };
-use crate::supervisor::{Request, Terminal};
+use crate::supervisor::{FailureKind, Request, Terminal};
 
 /// What a process writes.
 #[derive(Clone)]
@@ -170,6 +170,8 @@ impl Entry {
         match self.supervisor.command(&request).await {
             // It ended with its supervisor: nobody to tell.
             Err(Error::Gone(_)) | Ok(()) => Ok(()),
+            // It was started, so it has ended meanwhile, and is forgotten already.
+            Err(error) if error.refusal() == Some(FailureKind::ProcessNotFound) => Ok(()),
             Err(error) => Err(WireError::failed(&error)),
         }
     }
