@@ -105,6 +105,14 @@ impl Process {
         }
     }
 
+    /// The same, once all who watched it then were told.
+    pub fn told_status(&self) -> Option<i32> {
+        match self.state {
+            State::Ended { status } => Some(status),
+            _ => None,
+        }
+    }
+
     pub fn add_watcher(&mut self, connection: u64) {
         self.watchers.push(connection);
     }
@@ -183,6 +191,10 @@ impl Process {
                 Err(Errno::AGAIN) if dead.is_none() && matches!(said[..], [] | [STARTING]) => return,
                 _ => break,
             }
+        }
+        if said.is_empty() && dead.is_none() {
+            // It died without a word, and is about to be reaped: then it is known of what.
+            return;
         }
         self.state = match said[..] {
             // The pipe was closed by the exec, or by an end after it.

@@ -186,7 +186,8 @@ impl Supervisor {
             Ok(fds) => fds,
             Err(error) => return self.fail(connection, Failure::other(format!("process {id}: {error}"))),
         };
-        let status = process.exit_status();
+        // Of an end that nobody was told of yet, all who watch are told together.
+        let status = process.told_status();
         process.add_watcher(connection);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         self.reply(connection, &Reply::Running, &fds);
