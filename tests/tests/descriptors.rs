@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Read,
     os::unix::net::UnixStream,
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -21,6 +22,26 @@ use tests::{
 
 async fn finish(server: Killable) {
     assert_eq!(server.clean_up().await, Vec::<String>::new());
+}
+
+/// Waits for something to be as it should.
+fn until(mut holds: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < patience(30), "{}", otherwise());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How many streams of that kind the server counts.
+fn open_streams(socket: &Path, kind: &str) -> u64 {
+    metric(socket, &format!("garden_open_streams{{kind=\"{kind}\"}}"))
+}
+
+/// Waits for the server to notice that all have left.
+fn until_no_streams_are_open(socket: &Path) {
+    let open = || [open_streams(socket, "process"), open_streams(socket, "output")];
+    until(|| open() == [0, 0], || format!("clients that left count as there: {:?}", open()));
 }
 
 /// Changes how many descriptors a server may have.
@@ -58,8 +79,7 @@ async fn a_thousand_streams(server: Killable) {
             (number, echo, stderr, attached)
         })
         .collect();
-    let open = |kind| metric(&socket, &format!("garden_open_streams{{kind=\"{kind}\"}}"));
-    assert_eq!((open("process"), open("output")), (500, 500));
+    assert_eq!((open_streams(&socket, "process"), open_streams(&socket, "output")), (500, 500));
     for (number, _, _, attached) in &all {
         send(attached, &format!("to {number}\\n"));
     }
@@ -81,17 +101,9 @@ async fn a_thousand_streams(server: Killable) {
             (process, outputs)
         })
         .collect();
-    assert_eq!((open("process"), open("output")), (250, 750));
+    assert_eq!((open_streams(&socket, "process"), open_streams(&socket, "output")), (250, 750));
     drop(silent);
-    let begun = Instant::now();
-    while (open("process"), open("output")) != (0, 0) {
-        assert!(
-            begun.elapsed() < patience(30),
-            "clients that left count as there: {:?}",
-            (open("process"), open("output"))
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+    until_no_streams_are_open(&socket);
     finish(server).await;
 }
 
@@ -106,11 +118,7 @@ async fn out_of_descriptors_the_server_waits_and_what_is_open_goes_on() {
     let mut echo = Echo::start(&socket, "streams-limit");
     let complaint = "cannot accept a connection";
     let crowd: Vec<_> = (0..300).map(|_| UnixStream::connect(&socket).expect("connect")).collect();
-    let begun = Instant::now();
-    while !server.log().contains(complaint) {
-        assert!(begun.elapsed() < patience(30), "{}", server.log());
-        thread::sleep(Duration::from_millis(10));
-    }
+    until(|| server.log().contains(complaint), || server.log());
     for _ in 0..20 {
         echo.round_trip();
         thread::sleep(Duration::from_millis(50));
@@ -197,11 +205,8 @@ async fn supervisors_that_the_server_has_no_descriptors_for_are_gone_without_a_t
         set_limit(&server, 1000);
     }
     assert!(refused > 0);
-    let begun = Instant::now();
-    while !unreaped_supervisors(pid).is_empty() {
-        assert!(begun.elapsed() < patience(10), "nobody waits for {:?}", unreaped_supervisors(pid));
-        thread::sleep(Duration::from_millis(20));
-    }
+    let unreaped = || unreaped_supervisors(pid);
+    until(|| unreaped().is_empty(), || format!("nobody waits for {:?}", unreaped()));
     finish(server).await;
 }
 
@@ -216,16 +221,8 @@ async fn clients_that_leave_while_there_are_no_descriptors_are_noticed_once_ther
     set_limit(&server, 0);
     drop(echo);
     let complaint = "cannot watch for the end of a connection";
-    let begun = Instant::now();
-    while server.log().matches(complaint).count() < 2 {
-        assert!(begun.elapsed() < patience(30), "{}", server.log());
-        thread::sleep(Duration::from_millis(10));
-    }
+    until(|| server.log().matches(complaint).count() >= 2, || server.log());
     set_limit(&server, 1000);
-    let open = |kind| metric(&socket, &format!("garden_open_streams{{kind=\"{kind}\"}}"));
-    while (open("process"), open("output")) != (0, 0) {
-        assert!(begun.elapsed() < patience(30), "clients that left count as there");
-        thread::sleep(Duration::from_millis(20));
-    }
+    until_no_streams_are_open(&socket);
     finish(server).await;
 }

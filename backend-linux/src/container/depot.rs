@@ -106,8 +106,7 @@ impl Depot {
     /// Adds a record to those before it, of which it takes the place once it is whole. It need not survive a crash of
     /// the host, after which there is no container to go with it.
     ///
-    /// Added, since a file system on a disk takes several times as long to put a new file in the place of another: it
-    /// writes that to the disk first.
+    /// Added, since ext4 writes a new file to the disk before it puts it in the place of another.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let directory = self.directory(&record.handle);
         let path = directory.join(RECORD);

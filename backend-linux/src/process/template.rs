@@ -1,7 +1,7 @@
 //! Starting supervisors: each is a copy of one that has been executed already, and does nothing but copy itself.
 //!
-//! To execute a static program and end it takes five times as long as a fork, and more where the C library's questions
-//! about the processor are answered by a hypervisor: 0.4 ms of the 10 ms that a container's life costs.
+//! To execute a static program and end it takes six times as long as to fork one, where a hypervisor answers the C
+//! library's questions about the processor: ARCHITECTURE.md has the figures.
 
 use std::{
     io::{self, Write},

@@ -170,7 +170,7 @@ pub(crate) struct Options {
     pub(crate) max_containers: u64,
 
     /// Supervisors that wait with namespaces and a network for a container to come. Each takes a subnet of the pool and
-    /// about half a megabyte; none are needed, but a create then takes a third longer.
+    /// about a quarter of a megabyte; none are needed, but a create then takes a third longer.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = few,
           env = "GARDEN_PREPARED_CONTAINERS", global = true, help_heading = "Lifecycle")]
     pub(crate) prepared_containers: usize,
