@@ -235,6 +235,7 @@ mod tests {
             container_ip: Ipv4Addr::new(10, 0, 0, 2),
             host_link: "link".into(),
             mtu: 1500,
+            ipv6: None,
         };
         Record {
             handle: "h".into(),

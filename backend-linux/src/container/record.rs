@@ -9,7 +9,11 @@ use std::{
 use protocol::{Limits, NetIn, NetOutRule, ProcessLimits, Properties};
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup::ProcessGroup, ids::OwnIds, network::Assignment};
+use crate::{
+    cgroup::ProcessGroup,
+    ids::OwnIds,
+    network::{Assignment, Member},
+};
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +72,15 @@ impl Record {
     /// The images of its root filesystem and of those of its processes.
     pub fn images(&self) -> impl Iterator<Item = &PathBuf> {
         self.image.iter().chain(self.apart.values().filter_map(|apart| apart.image.as_ref()))
+    }
+
+    /// Its part of the firewall.
+    pub fn network_member(&self) -> Member {
+        Member {
+            assignment: self.assignment.clone(),
+            ports: self.ports.clone(),
+            outbound: Default::default(),
+        }
     }
 
     /// The group of a process that has one of its own.

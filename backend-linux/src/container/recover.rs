@@ -38,8 +38,7 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
             }
         }
     }
-    let owned =
-        leased.iter().map(|(record, _, _)| (record.assignment.clone(), record.ports.clone())).collect();
+    let owned = leased.iter().map(|(record, _, _)| record.network_member()).collect();
 
     for record in gone {
         let adopted = host.network.adopt(&record.assignment, &record.ports);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{netlink, pool};
+use super::{firewall, netlink, pool};
 
 /// Why the network did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -21,13 +21,13 @@ pub enum Error {
         /// The step, and the kernel's reason.
         source: netlink::Error,
     },
-    /// The kernel refused a change of the firewall.
+    /// There was no change of the firewall.
     #[error("firewall, {what}")]
     Firewall {
         /// For which container, or what of the server's own.
         what: String,
-        /// The step, and the kernel's reason.
-        source: netlink::Error,
+        /// The step, and the reason.
+        source: firewall::Error,
     },
     /// The kernel could not be asked for links and routes.
     #[error("{what}")]

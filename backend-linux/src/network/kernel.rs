@@ -4,37 +4,52 @@
 //! block. Links wait for the host's one network lock, often for milliseconds: requests queue for their turn without a
 //! thread. The firewall takes microseconds and does not wait for links.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
-use super::{Error, firewall::Firewall, netlink::Socket};
+use super::{
+    Error,
+    firewall::{Change, Firewall, nftables::Nftables, turns::Turns},
+    netlink::Socket,
+};
 
 /// Handles to the two sockets; clones share them.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// rtnetlink.
     links: Arc<tokio::sync::Mutex<Socket>>,
-    firewall: Arc<Mutex<Firewall>>,
+    firewall: Turns,
 }
 
 impl Kernel {
     /// Opens the sockets in the calling thread's network namespace.
     pub fn open(tag: &str) -> Result<Kernel, Error> {
         let links = Socket::open(None).map_err(|source| Error::Netlink { what: "open rtnetlink", source })?;
-        let firewall = Firewall::open(tag)
-            .map_err(|source| Error::Firewall { what: "open nfnetlink".to_owned(), source })?;
+        let firewall = Nftables::open(tag)
+            .map_err(|source| Error::Firewall { what: "open nfnetlink".to_owned(), source: source.into() })?;
         Ok(Kernel {
             links: Arc::new(tokio::sync::Mutex::new(links)),
-            firewall: Arc::new(Mutex::new(firewall)),
+            firewall: Turns::new(Box::new(firewall)),
         })
     }
 
     /// Runs `work` on the firewall, on a thread that may block. Begun, it ends, even if nobody waits for it any more.
     pub async fn with_firewall<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Firewall) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&mut dyn Firewall) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let kernel = self.clone();
-        run(move || work(&mut kernel.firewall())).await
+        run(move || work(kernel.firewall().as_mut())).await
+    }
+
+    /// [`Turns::change`] on a thread that may block. Begun, it ends.
+    pub async fn change(
+        &self,
+        owner: &str,
+        prepare: impl FnOnce() -> Result<Change, Error> + Send + 'static,
+        finish: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
+        let (turns, owner) = (self.firewall.clone(), owner.to_owned());
+        run(move || turns.change(&owner, prepare, finish)).await
     }
 
     /// Runs `work` on the links when its turn comes, on a thread that may block. Begun, it ends.
@@ -62,9 +77,17 @@ impl Kernel {
     }
 
     /// The firewall, for a thread that may block. Not to be kept while links are waited for.
-    pub fn firewall(&self) -> MutexGuard<'_, Firewall> {
-        // The socket drains what an interrupted batch left before it sends the next.
-        self.firewall.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn firewall(&self) -> MutexGuard<'_, Box<dyn Firewall>> {
+        self.firewall.firewall()
+    }
+
+    /// [`Turns::change`], for a thread that may block.
+    pub fn change_now(
+        &self,
+        owner: &str,
+        prepare: impl FnOnce() -> Result<Change, Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        self.firewall.change(owner, prepare, || {})
     }
 }
 

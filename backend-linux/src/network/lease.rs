@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -27,6 +27,18 @@ pub struct Assignment {
     pub host_link: String,
     /// Of both ends.
     pub mtu: u32,
+    /// The same two addresses of the other family; none: there is no IPv6.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Pair>,
+}
+
+/// The two ends' IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Pair {
+    /// The host's, the container's gateway.
+    pub host_ip: Ipv6Addr,
+    /// The container's.
+    pub container_ip: Ipv6Addr,
 }
 
 /// Keeps an [`Assignment`] and its ports from others.

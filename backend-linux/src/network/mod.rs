@@ -15,6 +15,7 @@ mod kernel;
 mod lease;
 mod link;
 mod netlink;
+mod outbound;
 mod pool;
 mod reaper;
 #[cfg(test)]
@@ -34,14 +35,15 @@ use rustix::io::Errno;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use error::Error;
+pub use firewall::Member;
 pub use forwarding::state_directory;
-pub use lease::{Assignment, Lease};
+pub use lease::{Assignment, Ipv6Pair, Lease};
 pub use pool::{Error as PoolError, Subnet};
 pub use traffic::Traffic;
 
 use crate::{Defence, Defences, NetworkConfig};
 use egress::Egress;
-use firewall::Policy;
+use firewall::{Change, Outbound, Policy};
 use kernel::Kernel;
 use lease::{Ledger, LinkNames};
 use netlink::Socket;
@@ -106,6 +108,7 @@ impl Network {
         let policy = Policy {
             pool: config.pool,
             allow_host_access: config.allow_host_access,
+            denied: Vec::new(),
             check_sources: defences.have(Defence::SourceAddress),
             link_prefix: prefix.clone(),
             ipv6: host_has_ipv6,
@@ -153,6 +156,7 @@ impl Network {
             container_ip: subnet.container_address(),
             host_link,
             mtu: self.mtu,
+            ipv6: None,
         };
         Ok(Lease { assignment, ledger: self.ledger.clone() })
     }
@@ -210,9 +214,11 @@ impl Network {
                     let mut socket = Socket::from(socket);
                     link::configure_container_end(&mut socket, &inside, index, ipv6)
                         .map_err(|source| Error::Link { link: inside.host_link.clone(), source })?;
-                    let mut firewall = kernel.firewall();
-                    check_held(&later, &inside)?;
-                    firewall.admit(&inside).map_err(firewall_error(&inside))
+                    let owner = inside.host_link.clone();
+                    kernel.change_now(&owner, move || {
+                        check_held(&later, &inside)?;
+                        Ok(Change::Admit(inside))
+                    })
                 },
             )
             .await
@@ -222,58 +228,60 @@ impl Network {
     pub async fn open_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
         let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
         ledger.lock().planned.remove(&assignment.host_link);
-        self.kernel
-            .with_firewall(move |firewall| {
-                check_held(&ledger, &assignment)?;
-                firewall.publish(&assignment, &ports).map_err(firewall_error(&assignment))
-            })
-            .await
+        let owner = assignment.host_link.clone();
+        let prepare = move || {
+            check_held(&ledger, &assignment)?;
+            Ok(Change::Open(Member { assignment, ports, outbound: Outbound::default() }))
+        };
+        self.kernel.change(&owner, prepare, || {}).await
     }
 
     /// Closes mapped ports and frees them. Once more does no harm.
     pub async fn close_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
-        let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
-        self.kernel
-            .with_firewall(move |firewall| {
-                let ports = not_others(&ledger, &assignment, ports);
-                firewall.unpublish(&assignment, &ports).map_err(firewall_error(&assignment))?;
-                ledger.lock().ports.give_back(&ports, &assignment.host_link);
-                Ok(())
-            })
-            .await
+        let owner = assignment.host_link.clone();
+        let (asked, ledger) = ((assignment.clone(), ports.to_vec()), self.ledger.clone());
+        let (closed, later) = ((owner.clone(), ports.to_vec()), self.ledger.clone());
+        let prepare = move || {
+            let (assignment, ports) = asked;
+            let ports = not_others(&ledger, &assignment, ports);
+            Ok(Change::Close { assignment, ports })
+        };
+        let finish = move || later.lock().ports.give_back(&closed.1, &closed.0);
+        self.kernel.change(&owner, prepare, finish).await
     }
 
     /// Takes a container off the network, with every port that it has, known to `ports` or not. Its link is left to go
     /// with its namespace, and its subnet is free when it has gone. Once more does no harm; after an error all is still
     /// the container's.
     pub async fn release(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
-        let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
-        let released = self.released.clone();
-        self.kernel
-            .with_firewall(move |firewall| {
-                let owner = &assignment.host_link;
-                let ports = not_others(&ledger, &assignment, ports);
-                firewall.expel(&assignment, &ports).map_err(firewall_error(&assignment))?;
-                let mut pools = ledger.lock();
-                pools.ports.give_back_all(owner);
-                if pools.planned.remove(owner) {
-                    // Nothing was made that the subnet would have to wait for.
-                    pools.subnets.give_back(assignment.subnet, owner);
-                } else if pools.subnets.quarantine(assignment.subnet, owner) {
-                    // The receiver goes with the server, and then its memory is of no more use.
-                    let _ = released.send(assignment.clone());
-                }
-                Ok(())
-            })
-            .await
+        let owner = assignment.host_link.clone();
+        let (asked, ledger) = ((assignment.clone(), ports.to_vec()), self.ledger.clone());
+        let prepare = move || {
+            let (assignment, ports) = asked;
+            let ports = not_others(&ledger, &assignment, ports);
+            Ok(Change::Expel { assignment, ports })
+        };
+        let (assignment, ledger, released) = (assignment.clone(), self.ledger.clone(), self.released.clone());
+        let finish = move || {
+            let owner = &assignment.host_link;
+            let mut pools = ledger.lock();
+            pools.ports.give_back_all(owner);
+            if pools.planned.remove(owner) {
+                // Nothing was made that the subnet would have to wait for.
+                pools.subnets.give_back(assignment.subnet, owner);
+            } else if pools.subnets.quarantine(assignment.subnet, owner) {
+                // The receiver goes with the server, and then its memory is of no more use.
+                let _ = released.send(assignment.clone());
+            }
+        };
+        self.kernel.change(&owner, prepare, finish).await
     }
 
     /// Makes the kernel agree with the records, once, after all of them were adopted and before anything else: links
     /// of ours that no container of `owned` has are deleted, and the firewall has their elements and no others. Returns
     /// the names of the deleted links.
-    pub async fn sweep(&self, owned: Vec<(Assignment, Vec<NetIn>)>) -> Result<Vec<String>, Error> {
-        let kept: HashSet<String> =
-            owned.iter().map(|(assignment, _)| assignment.host_link.clone()).collect();
+    pub async fn sweep(&self, owned: Vec<Member>) -> Result<Vec<String>, Error> {
+        let kept: HashSet<String> = owned.iter().map(|member| member.assignment.host_link.clone()).collect();
         self.kernel
             .with_firewall(move |firewall| {
                 let elements = firewall.replace_all(&owned);
@@ -384,11 +392,6 @@ fn delete_links(
     found.retain(|link| unwanted(&link.name));
     link::delete(links, &found).map_err(error)?;
     Ok(found.into_iter().map(|link| link.name).collect())
-}
-
-fn firewall_error(assignment: &Assignment) -> impl FnOnce(netlink::Error) -> Error + use<> {
-    let what = format!("link {}", assignment.host_link);
-    |source| Error::Firewall { what, source }
 }
 
 fn check_tag(tag: &str) -> Result<(), BadSetting> {

@@ -1,42 +1,17 @@
-//! The packet filter and address translation, on nftables, spoken over netlink: no program is executed for it.
+//! The packet filter and address translation: one seam, two implementations.
 //!
-//! What does not depend on one container, the [`ruleset`], is set up once. What one container adds is data, elements
-//! of one set and one map ([`elements`]): a create and a destroy cost one batch each, however many containers there
-//! are. Each batch is atomic: it happens as a whole or not at all.
+//! What does not depend on one container is set up once, by [`Firewall::install`]. What one container adds is data, a
+//! [`Change`]; those that wait at the same moment are made [together](turns).
 
-mod elements;
-mod expr;
-mod ruleset;
+pub mod nftables;
+pub mod turns;
 
-use ipnetwork::Ipv4Network;
+use std::fmt::Debug;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
 use protocol::NetIn;
-use rustix::{io::Errno, net::netlink::NETFILTER};
 
-use super::{
-    lease::Assignment,
-    netlink::{self, Message, Socket, attributes, flags},
-};
-
-/// Families of tables (`NFPROTO_*`).
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
-
-const SUBSYSTEM: u8 = 10;
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
-
-const NEW_TABLE: u8 = 0;
-const GET_TABLE: u8 = 1;
-const DELETE_TABLE: u8 = 2;
-const NEW_CHAIN: u8 = 3;
-const NEW_RULE: u8 = 6;
-const DELETE_RULE: u8 = 8;
-const NEW_SET: u8 = 9;
-const NEW_ELEMENT: u8 = 12;
-const DELETE_ELEMENT: u8 = 14;
-
-/// `NFTA_TABLE_NAME`
-const TABLE_NAME: u16 = 1;
+use super::{lease::Assignment, netlink, outbound::Rule};
 
 /// What the fixed chains depend on.
 #[derive(Debug, Clone)]
@@ -45,6 +20,8 @@ pub struct Policy {
     pub pool: Ipv4Network,
     /// Whether containers may reach the host.
     pub allow_host_access: bool,
+    /// Where containers must not go, unless a rule of theirs lets them.
+    pub denied: Vec<IpNetwork>,
     /// Whether what comes from a link must have its container's address.
     pub check_sources: bool,
     /// The beginning of every host-side link's name, and of no other link's.
@@ -53,144 +30,78 @@ pub struct Policy {
     pub ipv6: bool,
 }
 
-/// Our tables on this host.
-#[derive(Debug)]
-pub struct Firewall {
-    socket: Socket,
-    table: String,
+/// What a container may reach besides what all may.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// What the log's lines of its rules begin with.
+    pub log_prefix: String,
+    /// In their order: the last one that matches counts.
+    pub rules: Vec<Rule>,
 }
 
-impl Firewall {
-    /// For the server of this tag, in the calling thread's network namespace.
-    pub fn open(tag: &str) -> Result<Firewall, netlink::Error> {
-        let table = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
-        Ok(Firewall { socket: Socket::open(Some(NETFILTER))?, table })
-    }
+/// One container's part of the firewall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub assignment: Assignment,
+    /// Host ports that lead to it.
+    pub ports: Vec<NetIn>,
+    pub outbound: Outbound,
+}
 
-    /// Sets up the fixed chains, or replaces what an earlier server left of them. The containers' elements stay, so
-    /// that no packet sees a moment without them.
-    pub fn install(&mut self, policy: &Policy) -> Result<(), netlink::Error> {
-        let fixed = ruleset::ipv4(&self.table, policy);
-        let flush = table_message("flush firewall table", DELETE_RULE, 0, IPV4, &self.table);
-        if self.batch([ruleset::declarations(&self.table), vec![flush], fixed.clone()].concat()).is_err() {
-            // Another version's sets may have other types: then all of the table goes, and adoption fills it again.
-            let anew = vec![
-                table_message("add firewall table", NEW_TABLE, flags::CREATE, IPV4, &self.table),
-                table_message("delete firewall table", DELETE_TABLE, 0, IPV4, &self.table),
-            ];
-            self.batch([anew, ruleset::declarations(&self.table), fixed].concat())?;
-        }
-        if !policy.ipv6 {
-            return Ok(());
-        }
-        let anew = vec![
-            table_message("add IPv6 firewall table", NEW_TABLE, flags::CREATE, IPV6, &self.table),
-            table_message("delete IPv6 firewall table", DELETE_TABLE, 0, IPV6, &self.table),
-        ];
-        self.batch([anew, ruleset::ipv6(&self.table, policy)].concat())
-    }
+/// A change of one container's part. Made twice it has the effect of once, but for [`Change::Open`]'s rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Its packets are let in, from its own link and addresses.
+    Admit(Assignment),
+    /// Ports are mapped to it, and rules are added after those that it has.
+    Open(Member),
+    /// Ports are mapped no more.
+    Close { assignment: Assignment, ports: Vec<NetIn> },
+    /// These are its rules, and no others.
+    Replace { assignment: Assignment, outbound: Outbound },
+    /// Nothing is left of it that a packet could meet. Its name is not used again.
+    Expel { assignment: Assignment, ports: Vec<NetIn> },
+}
 
-    /// Lets a container's packets in, from its own link and address.
-    pub fn admit(&mut self, assignment: &Assignment) -> Result<(), netlink::Error> {
-        self.batch(elements::add_sources(&self.table, [assignment]))
-    }
-
-    /// Maps host ports to a container.
-    pub fn publish(&mut self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), netlink::Error> {
-        self.batch(elements::add_ports(&self.table, [(assignment, ports)]))
-    }
-
-    /// Undoes `publish`; nothing happens where there is nothing to undo.
-    pub fn unpublish(&mut self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), netlink::Error> {
-        let add = elements::add_ports(&self.table, [(assignment, ports)]);
-        self.remove(add, elements::delete_ports(&self.table, assignment, ports))
-    }
-
-    /// Undoes `admit` and `publish`; nothing happens where there is nothing to undo.
-    pub fn expel(&mut self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), netlink::Error> {
-        let mut add = elements::add_sources(&self.table, [assignment]);
-        add.extend(elements::add_ports(&self.table, [(assignment, ports)]));
-        let mut delete = elements::delete_sources(&self.table, assignment);
-        delete.extend(elements::delete_ports(&self.table, assignment, ports));
-        self.remove(add, delete)
-    }
-
-    /// Makes these the only containers that the firewall knows, in one step: what stays is never missing.
-    pub fn replace_all(&mut self, owned: &[(Assignment, Vec<NetIn>)]) -> Result<(), netlink::Error> {
-        let mut batch = elements::flush(&self.table);
-        batch.extend(elements::add_sources(&self.table, owned.iter().map(|(assignment, _)| assignment)));
-        let ports = owned.iter().map(|(assignment, ports)| (assignment, ports.as_slice()));
-        batch.extend(elements::add_ports(&self.table, ports));
-        self.batch(batch)
-    }
-
-    /// Removes all of ours. Nothing happens where there is nothing.
-    pub fn uninstall(&mut self) -> Result<(), netlink::Error> {
-        for family in [IPV4, IPV6] {
-            match self.batch(vec![table_message(
-                "delete firewall table",
-                DELETE_TABLE,
-                0,
-                family,
-                &self.table,
-            )]) {
-                Err(error)
-                    if matches!(
-                        error.errno(),
-                        Some(Errno::NOENT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP)
-                    ) => {}
-                result => result?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the host has a table of another server of this kind.
-    pub fn has_siblings(&mut self) -> Result<bool, netlink::Error> {
-        let kind = message_kind(GET_TABLE);
-        let request = Message::new("list firewall tables", kind, flags::DUMP, &family_header(IPV4));
-        let names = self.socket.dump(request, |payload| {
-            let (_, name) = attributes(payload.get(4..)?).find(|(kind, _)| *kind == TABLE_NAME)?;
-            Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
-        })?;
-        Ok(names.iter().any(|name| *name != self.table && (name == "garden" || name.starts_with("garden-"))))
-    }
-
-    /// A batch that deletes what is not there fails as a whole, after milliseconds; adding first what is to be deleted
-    /// costs microseconds and makes sure that it is there. Where the table itself is gone, so is all of it.
-    fn remove(&mut self, add: Vec<Message>, delete: Vec<Message>) -> Result<(), netlink::Error> {
-        match self.batch([add, delete].concat()) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => Ok(()),
-            result => result,
+impl Change {
+    /// Whose part it changes.
+    pub fn assignment(&self) -> &Assignment {
+        match self {
+            Change::Open(member) => &member.assignment,
+            Change::Admit(assignment)
+            | Change::Close { assignment, .. }
+            | Change::Replace { assignment, .. }
+            | Change::Expel { assignment, .. } => assignment,
         }
     }
-
-    /// Does all of `messages` or none.
-    fn batch(&mut self, mut messages: Vec<Message>) -> Result<(), netlink::Error> {
-        // The batch is done as a whole: the last one's confirmation is that of all.
-        let Some(last) = messages.pop() else { return Ok(()) };
-        messages.push(last.acknowledged());
-        let boundary = |what, kind| Message::new(what, kind, 0, &[0, 0, 0, SUBSYSTEM]);
-        messages.insert(0, boundary("commit firewall changes", BATCH_BEGIN));
-        messages.push(boundary("end firewall changes", BATCH_END));
-        self.socket.transact(messages)
-    }
 }
 
-fn message_kind(operation: u8) -> u16 {
-    u16::from_be_bytes([SUBSYSTEM, operation])
+/// Why the firewall is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused a batch of nftables.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
 }
 
-fn family_header(family: u8) -> [u8; 4] {
-    [family, 0, 0, 0]
-}
+/// One server's tables or chains on this host. Calls wait for the kernel, or for a program.
+pub trait Firewall: Debug + Send {
+    /// Sets up the fixed chains, or replaces what an earlier server left of them. The containers' parts stay, so that
+    /// no packet sees a moment without them.
+    fn install(&mut self, policy: &Policy) -> Result<(), Error>;
 
-/// A message about an IPv4 table or what is in it.
-fn message(what: &'static str, operation: u8, flags: u16, table: &str) -> Message {
-    table_message(what, operation, flags, IPV4, table)
-}
+    /// Makes all of these changes, in their order, or none.
+    fn apply(&mut self, changes: &[Change]) -> Result<(), Error>;
 
-/// Each object's messages name their table with attribute 1 (`NFTA_*_TABLE`, `NFTA_TABLE_NAME`).
-fn table_message(what: &'static str, operation: u8, flags: u16, family: u8, table: &str) -> Message {
-    Message::new(what, message_kind(operation), flags, &family_header(family)).text(TABLE_NAME, table)
+    /// Makes these the only containers that the firewall knows: what stays is never missing.
+    fn replace_all(&mut self, members: &[Member]) -> Result<(), Error>;
+
+    /// Removes what expelled containers left that costs more to remove than a request should wait for.
+    fn tidy(&mut self) -> Result<(), Error>;
+
+    /// Removes all of ours, even what an earlier crash left. Nothing happens where there is nothing.
+    fn uninstall(&mut self) -> Result<(), Error>;
+
+    /// Whether the host has anything of another server of this kind.
+    fn has_siblings(&mut self) -> Result<bool, Error>;
 }

@@ -11,7 +11,7 @@ use protocol::NetIn;
 use crate::{
     Defences, NetworkConfig,
     network::{
-        Network,
+        Assignment, Member, Network,
         tests::world::{Container, Namespace, PATIENCE, TAG, World, on_host},
     },
 };
@@ -32,6 +32,10 @@ fn links(world: &World) -> String {
 fn elements(world: &World) -> String {
     let list = |kind, name| world.host.show(&["nft", "list", kind, "ip", "garden-t", name]);
     list("set", "sources") + &list("map", "ports")
+}
+
+fn member(assignment: &Assignment, ports: &[NetIn]) -> Member {
+    Member { assignment: assignment.clone(), ports: ports.to_vec(), outbound: Default::default() }
 }
 
 #[test]
@@ -176,7 +180,7 @@ fn a_new_server_adopts_what_records_own_and_sweeps_the_rest() {
         let lost_link = lost.lease.assignment().host_link.clone();
         // As if somebody had cleared it.
         world.host.show(&["nft", "flush", "set", "ip", "garden-t", "sources"]);
-        let swept = next.sweep(vec![(lease.assignment().clone(), ports.clone())]).await.unwrap();
+        let swept = next.sweep(vec![member(lease.assignment(), &ports)]).await.unwrap();
         assert_eq!(swept, std::slice::from_ref(&lost_link));
         assert!(!links(world).contains(&lost_link) && !elements(world).contains(&lost_link));
         assert!(world.outside.ask(world.host_address, port).is_ok());
@@ -204,7 +208,7 @@ fn a_table_of_another_shape_is_replaced() {
         let next =
             Network::start(&NetworkConfig::default(), TAG, state_dir, &Defences::default()).await.unwrap();
         let lease = next.adopt(container.lease.assignment(), &[]).unwrap();
-        next.sweep(vec![(lease.assignment().clone(), vec![])]).await.unwrap();
+        next.sweep(vec![member(lease.assignment(), &[])]).await.unwrap();
         world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
         assert!(container.namespace.ask(world.outside_address, 80).is_ok());
     });

@@ -136,6 +136,7 @@ impl World {
             container_ip: subnet.container_address(),
             host_link: "uplink".to_owned(),
             mtu: 1400,
+            ipv6: None,
         };
         let (assignment, netns, inside) =
             (uplink.clone(), host.netns.try_clone().unwrap(), Socket::from(host.route_socket()));

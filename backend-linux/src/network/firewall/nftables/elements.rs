@@ -118,6 +118,7 @@ mod tests {
             container_ip: subnet.container_address(),
             host_link: "g-12345678".to_owned(),
             mtu: 1500,
+            ipv6: None,
         }
     }
 

@@ -9,11 +9,14 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use super::{
-    IPV4, IPV6, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE, Policy,
+    IPV4, IPV6, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE,
     expr::{Expr, Side},
     message, table_message,
 };
-use crate::network::netlink::{Message, flags};
+use crate::network::{
+    firewall::Policy,
+    netlink::{Message, flags},
+};
 
 /// Host-side link and container address that belong together.
 pub const SOURCES: &str = "sources";
