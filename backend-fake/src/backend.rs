@@ -227,6 +227,7 @@ impl Backend for FakeBackend {
         self.0.check_image(spec.rootfs_uri()?)?;
         spec::check_env(&spec.env)?;
         spec::check_bind_mounts(&spec.bind_mounts)?;
+        NetOutRule::check_all(&[], &spec.net_out)?;
         if !spec.handle.is_empty() {
             check_handle(&spec.handle)?;
         }
@@ -362,8 +363,7 @@ impl Backend for FakeBackend {
     }
 
     async fn net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
-        self.enter(Op::NetOut, handle).await?.net_out(rules);
-        Ok(())
+        self.enter(Op::NetOut, handle).await?.net_out(rules)
     }
 
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {

@@ -156,8 +156,11 @@ impl Container {
         Ok(mapped)
     }
 
-    pub fn net_out(&self, rules: Vec<NetOutRule>) {
-        lock(&self.state).net_out.extend(rules);
+    pub fn net_out(&self, rules: Vec<NetOutRule>) -> Result<()> {
+        let mut state = lock(&self.state);
+        NetOutRule::check_all(&state.net_out, &rules)?;
+        state.net_out.extend(rules);
+        Ok(())
     }
 
     pub fn net_out_rules(&self) -> Vec<NetOutRule> {

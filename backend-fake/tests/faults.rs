@@ -8,8 +8,8 @@ use std::time::Duration;
 use backend_fake::{Context, FakeBackend, FakeOptions, OnTerminate, Op};
 use futures_util::{StreamExt, future::join};
 use protocol::{
-    Backend, ContainerSpec, Error, FilesQuery, Metrics, NetIn, ProcessSpec, Properties, Result, Sample,
-    Signal, TtySpec,
+    Backend, ContainerSpec, Error, FilesQuery, Metrics, NetIn, NetOutRule, PortRange, ProcessSpec,
+    Properties, Result, Sample, Signal, TtySpec,
 };
 use tokio::time::Instant;
 
@@ -50,6 +50,19 @@ async fn a_failed_create_leaves_nothing() {
     assert_eq!(fake.list(&everything()).await, Ok([].into()));
     assert_eq!(in_use(&fake.telemetry()), 0.0);
     fake.create(spec("c")).await.unwrap();
+}
+
+#[tokio::test]
+async fn outbound_rules_that_make_no_sense_are_refused_and_change_nothing() {
+    let fake = FakeBackend::new();
+    let silly = NetOutRule { ports: vec![PortRange { start: 2, end: 1 }], ..NetOutRule::default() };
+    let error = fake.create(ContainerSpec { net_out: vec![silly.clone()], ..spec("c") }).await.unwrap_err();
+    assert!(error.to_string().starts_with("ports: "), "{error}");
+    assert_eq!(fake.list(&everything()).await, Ok([].into()));
+    fake.create(spec("c")).await.unwrap();
+    let error = fake.net_out("c", vec![NetOutRule::default(), silly]).await.unwrap_err();
+    assert!(error.to_string().starts_with("ports: in rule 2 of 2: "), "{error}");
+    assert_eq!(fake.net_out_rules("c"), Ok(vec![]));
 }
 
 #[tokio::test]

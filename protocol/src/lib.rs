@@ -18,6 +18,7 @@ mod info;
 pub mod json;
 mod limits;
 mod metrics;
+mod net_out_check;
 mod network;
 mod process;
 pub mod routes;

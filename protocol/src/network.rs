@@ -44,7 +44,7 @@ pub struct NetInResponse {
     pub container_port: u16,
 }
 
-/// A way out of the container: protocol x networks x ports x ICMP.
+/// A way out of the container: protocol x networks x ports x ICMP. [`NetOutRule::check`] says which make sense.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetOutRule {
@@ -94,7 +94,7 @@ pub struct IpRange {
     pub end: Option<IpAddr>,
 }
 
-/// Ports from `start` to `end`, both included.
+/// Ports from `start` to `end`, both included and both needed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PortRange {
