@@ -20,6 +20,10 @@ use crate::{
     telemetry,
 };
 
+/// What the operator is told of a host whose name servers, if it has any, are of use to itself only.
+const NO_NAME_SERVER: &str = "no name server of this host's is within the containers' reach: --dns-server is needed, \
+                              or they resolve no names";
+
 /// Why the backend cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -73,6 +77,9 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
     if !cgroups.missing().is_empty() {
         let missing = cgroups.missing();
         tracing::warn!(?missing, "cgroup controllers that this server cannot have here: no such limits");
+    }
+    if config.network.dns.is_lacking(false) {
+        tracing::warn!("{NO_NAME_SERVER}");
     }
     let network = Network::start(&config.network, &config.tag, &network_state()?, &config.defences).await;
     let network = network.map_err(container::Error::from)?;
@@ -201,6 +208,11 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
             Err(error) => (false, protocol::Error::failed(&error).to_string()),
         });
     }
+    // Containers run without, but the operator should hear of it here as at the start.
+    lines.push(match config.network.dns.is_lacking(false) {
+        true => (true, NO_NAME_SERVER.to_owned()),
+        false => (true, "name servers".to_owned()),
+    });
     let depot = config.depot.as_os_str().as_bytes().starts_with(b"/");
     lines.push((depot, format!("depot {:?} is an absolute path", config.depot)));
     lines

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cgroup::{DeviceRule, LimitPolicy},
     defence::Defences,
+    dns::DnsConfig,
     ids::IdConfig,
     process::Retention,
 };
@@ -89,6 +90,39 @@ pub struct NetworkConfig {
     pub allow_host_access: bool,
     /// Whether metrics tell what the containers' links have carried.
     pub container_metrics: bool,
+    /// Name servers and hosts that containers know.
+    pub dns: DnsConfig,
+    /// How patient the containers' TCP is.
+    pub tcp: TcpSettings,
+}
+
+/// How patient TCP is in each container: sysctls of its network namespace. None: the kernel's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpSettings {
+    /// Seconds until an idle connection is probed, 1 to 32767.
+    pub keepalive_time: Option<u16>,
+    /// Seconds between probes, 1 to 32767.
+    pub keepalive_interval: Option<u16>,
+    /// Unanswered probes after which a connection is lost, 1 to 127.
+    pub keepalive_probes: Option<u16>,
+    /// Retransmissions after which another route is looked for, 1 to 255.
+    pub retries1: Option<u16>,
+    /// Retransmissions after which a connection is lost, 1 to 255.
+    pub retries2: Option<u16>,
+}
+
+impl TcpSettings {
+    /// The files below `/proc/sys/net/ipv4` that are not as the kernel has them, and what is in each.
+    pub fn sysctls(&self) -> impl Iterator<Item = (&'static str, u16)> {
+        let all = [
+            ("tcp_keepalive_time", self.keepalive_time),
+            ("tcp_keepalive_intvl", self.keepalive_interval),
+            ("tcp_keepalive_probes", self.keepalive_probes),
+            ("tcp_retries1", self.retries1),
+            ("tcp_retries2", self.retries2),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
 }
 
 impl Default for Config {
@@ -138,6 +172,8 @@ impl Default for NetworkConfig {
             mtu: None,
             allow_host_access: false,
             container_metrics: false,
+            dns: DnsConfig::default(),
+            tcp: TcpSettings::default(),
         }
     }
 }

@@ -33,7 +33,10 @@ pub type Behaviour = for<'a> fn(&'a World) -> BoxFuture<'a, ()>;
 pub type Skip = String;
 
 /// Runs one behaviour in a world of its own, in real time.
-pub fn check(open: impl Future<Output = Result<World, Skip>>, behaviour: Behaviour) {
+pub fn check<B>(open: impl Future<Output = Result<World, Skip>>, behaviour: B)
+where
+    B: for<'a> FnOnce(&'a World) -> BoxFuture<'a, ()> + Send + 'static,
+{
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(check_now(open, behaviour));
 }
@@ -44,7 +47,10 @@ pub fn check_paused(open: impl Future<Output = Result<World, Skip>>, behaviour: 
     runtime.expect("a runtime").block_on(check_now(open, behaviour));
 }
 
-async fn check_now(open: impl Future<Output = Result<World, Skip>>, behaviour: Behaviour) {
+async fn check_now<B>(open: impl Future<Output = Result<World, Skip>>, behaviour: B)
+where
+    B: for<'a> FnOnce(&'a World) -> BoxFuture<'a, ()> + Send + 'static,
+{
     let world = match open.await {
         Ok(world) => Arc::new(world),
         Err(reason) => {

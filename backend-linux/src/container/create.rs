@@ -191,7 +191,7 @@ fn prepare(
         mount_point: host.depot.mount_point(),
         rootfs,
         idmapped_binds: record.ids.is_some(),
-        own_files: etc::files(handle, record.assignment.container_ip.into()),
+        own_files: etc::files(handle, &record.assignment.addresses(), &host.config.network.dns),
         binds: spec::binds(&spec.bind_mounts),
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),

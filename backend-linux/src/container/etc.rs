@@ -1,11 +1,8 @@
 //! The container's `/etc/hosts` and `/etc/resolv.conf`.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::net::IpAddr;
 
-use crate::supervisor::OwnFile;
-
-/// Where systemd-resolved keeps the servers behind its own.
-const UPSTREAM_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
+use crate::{dns::DnsConfig, supervisor::OwnFile};
 
 /// The last 49 characters of the handle.
 pub fn hostname(handle: &str) -> String {
@@ -16,41 +13,22 @@ pub fn hostname(handle: &str) -> String {
     name[cut.unwrap_or(0)..].to_owned()
 }
 
-/// Both files.
-pub fn files(handle: &str, address: IpAddr) -> Vec<OwnFile> {
-    let hosts = format!("127.0.0.1 localhost\n{address} {}\n", hostname(handle));
+/// Both files, for a container with these addresses.
+pub fn files(handle: &str, addresses: &[IpAddr], dns: &DnsConfig) -> Vec<OwnFile> {
     let file = |target: &str, text| OwnFile { target: target.into(), text };
-    vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolv_conf())]
+    let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+    vec![
+        file("/etc/hosts", hosts(handle, addresses, dns)),
+        file("/etc/resolv.conf", dns.resolv_conf(has_ipv6)),
+    ]
 }
 
-/// The host's name servers, as far as a container can reach them.
-fn resolv_conf() -> String {
-    let host = text("/etc/resolv.conf".as_ref());
-    let usable = without_loopback(&host);
-    if has_server(&usable) || !has_server(&host) {
-        return usable;
-    }
-    without_loopback(&text(UPSTREAM_RESOLV_CONF.as_ref()))
-}
-
-/// What a file says, in whatever encoding its comments are. A host without the file has no name servers.
-fn text(path: &Path) -> String {
-    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
-}
-
-fn server(line: &str) -> Option<&str> {
-    let mut words = line.split_whitespace();
-    (words.next() == Some("nameserver")).then(|| words.next()).flatten()
-}
-
-fn has_server(text: &str) -> bool {
-    text.lines().any(|line| server(line).is_some())
-}
-
-fn without_loopback(text: &str) -> String {
-    let loopback =
-        |line: &str| server(line).is_some_and(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
-    text.lines().filter(|line| !loopback(line)).map(|line| format!("{line}\n")).collect()
+/// The container itself, and whom the operator has named.
+fn hosts(handle: &str, addresses: &[IpAddr], dns: &DnsConfig) -> String {
+    let hostname = hostname(handle);
+    let own = addresses.iter().map(|address| format!("{address} {hostname}\n"));
+    let others = dns.additional_hosts.iter().map(|entry| format!("{entry}\n"));
+    std::iter::once("127.0.0.1 localhost\n".to_owned()).chain(own).chain(others).collect()
 }
 
 #[cfg(test)]
@@ -63,18 +41,17 @@ mod tests {
         assert_eq!(hostname(&("x".to_owned() + &"y".repeat(49))), "y".repeat(49));
         assert!(hostname(&"ä".repeat(60)).len() <= 64);
     }
-
     #[test]
-    fn a_comment_that_is_not_utf_8_costs_no_name_server() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(&file, b"# f\xfcr alle\nnameserver 10.0.0.2\n").unwrap();
-        assert!(has_server(&without_loopback(&text(file.path()))));
-        assert_eq!(text(Path::new("/nowhere/resolv.conf")), "");
-    }
-
-    #[test]
-    fn name_servers_on_loopback_are_left_out() {
-        let text = "search a b\nnameserver 127.0.0.53\nnameserver 10.0.0.2\nnameserver ::1\n";
-        assert_eq!(without_loopback(text), "search a b\nnameserver 10.0.0.2\n");
+    fn the_container_and_whom_the_operator_has_named_are_known() {
+        let dns = DnsConfig {
+            additional_hosts: vec!["10.0.0.7 db.internal db".parse().unwrap()],
+            servers: vec!["10.0.0.2".parse().unwrap()],
+            resolv_conf: "/nowhere/resolv.conf".into(),
+            ..DnsConfig::default()
+        };
+        let addresses = ["10.254.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let texts: Vec<String> = files("one", &addresses, &dns).into_iter().map(|file| file.text).collect();
+        let hosts = "127.0.0.1 localhost\n10.254.0.2 one\nfd00::2 one\n10.0.0.7 db.internal db\n";
+        assert_eq!(texts, [hosts, "nameserver 10.0.0.2\n"]);
     }
 }

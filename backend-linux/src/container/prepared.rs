@@ -44,7 +44,8 @@ impl Prepared {
     /// Starts a supervisor, and has it make namespaces.
     pub async fn make(host: &Arc<Host>, ids: &IdLease) -> Result<Prepared, Error> {
         let connection = host.init.start().await?;
-        let request = Request::Prepare(PrepareRequest::new(ids.maps(), host.cgroups.shared_tasks()));
+        let (tasks, tcp) = (host.cgroups.shared_tasks(), host.config.network.tcp.clone());
+        let request = Request::Prepare(PrepareRequest::new(ids.maps(), tasks, tcp));
         let prepare = async {
             connection.send(&request, &[]).await?;
             connection.reply().await

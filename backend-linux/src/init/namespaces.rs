@@ -8,7 +8,7 @@ use std::{
 };
 
 use backend_linux::{
-    supervisor::{Failure, IdMaps, PrepareRequest, id_map_lines, recv, send},
+    supervisor::{Failure, IdMaps, PrepareRequest, TcpSettings, id_map_lines, recv, send},
     sys::{Forked, fork},
 };
 use nix::sched::{CloneFlags, setns};
@@ -54,7 +54,7 @@ impl Namespaces {
         let pid = match fork(kinds, None).map_err(|error| fail("new namespaces", error))? {
             Forked::Child => {
                 drop(ours);
-                hold_open(&theirs)
+                hold_open(&theirs, &request.tcp)
             }
             Forked::Parent { pid, .. } => pid,
         };
@@ -104,15 +104,25 @@ pub fn root_outside(ids: Option<&IdMaps>) -> (u32, u32) {
     ids.map_or((0, 0), |ids| (ids.user(0).unwrap_or(NOBODY), ids.group(0).unwrap_or(NOBODY)))
 }
 
-/// In the child: hands a socket of the new network namespace over, and waits for the end of the connection.
-fn hold_open(socket: &OwnedFd) -> ! {
-    // No protocol: 0, which is NETLINK_ROUTE.
-    let said = match socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None) {
+/// In the child: sets the new network namespace up, hands a socket of it over, and waits for the end of the connection.
+fn hold_open(socket: &OwnedFd, tcp: &TcpSettings) -> ! {
+    let said = match set_up_network(tcp) {
         Ok(netlink) => send(socket, &Said::Ok(()), &[netlink.as_fd()]),
-        Err(error) => send(socket, &Said::Err(format!("open a netlink socket: {error}")), &[]),
+        Err(message) => send(socket, &Said::Err(message), &[]),
     };
     let _ = said.and_then(|()| recv::<Said>(socket));
     std::process::exit(0)
+}
+
+/// In the child: what is seen below `/proc/sys/net` is the network namespace of whoever looks.
+fn set_up_network(tcp: &TcpSettings) -> Result<OwnedFd, String> {
+    for (name, value) in tcp.sysctls() {
+        fs::write(format!("/proc/sys/net/ipv4/{name}"), value.to_string())
+            .map_err(|error| format!("set net.ipv4.{name} of the container to {value}: {error}"))?;
+    }
+    // No protocol: 0, which is NETLINK_ROUTE.
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+        .map_err(|error| format!("open a netlink socket: {error}"))
 }
 
 /// Opens the namespaces of a child, and sets its ids.

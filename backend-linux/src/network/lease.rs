@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -30,6 +30,14 @@ pub struct Assignment {
     /// The same two addresses of the other family; none: there is no IPv6.
     #[serde(default)]
     pub ipv6: Option<Ipv6Pair>,
+}
+
+impl Assignment {
+    /// The container's addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let ipv6 = self.ipv6.map(|pair| pair.container_ip.into());
+        std::iter::once(self.container_ip.into()).chain(ipv6).collect()
+    }
 }
 
 /// The two ends' IPv6 addresses.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::{
     cgroup::{CgroupEntry, CgroupView},
-    config::Hardening,
+    config::{Hardening, TcpSettings},
     defence::{Defence, Defences},
     ids::{IdMaps, IdRange, id_map_lines, ids_inside},
 };
@@ -173,13 +173,16 @@ pub struct PrepareRequest {
     /// Files that the supervisor writes `0` to, and so enters cgroups with all that it will start.
     #[serde(default)]
     pub cgroup_tasks: Vec<PathBuf>,
+    /// Of its network namespace.
+    #[serde(default)]
+    pub tcp: TcpSettings,
 }
 
 impl PrepareRequest {
     /// With these ids, in these cgroups.
-    pub fn new(ids: Option<&IdMaps>, cgroup_tasks: Vec<PathBuf>) -> PrepareRequest {
+    pub fn new(ids: Option<&IdMaps>, cgroup_tasks: Vec<PathBuf>, tcp: TcpSettings) -> PrepareRequest {
         let (id_map, gid_map) = ids.map(|ids| (ids.users.clone(), ids.groups.clone())).unzip();
-        PrepareRequest { id_map, gid_map, cgroup_tasks }
+        PrepareRequest { id_map, gid_map, cgroup_tasks, tcp }
     }
 
     /// The ids; none: privileged.

@@ -13,7 +13,7 @@ mod socket;
 pub use messages::{
     ApartRequest, Bind, CgroupEntry, CgroupView, Defence, Defences, Failure, FailureKind, Hardening, IdMaps,
     IdRange, NAME_BYTES, OutputFds, OwnFile, OwnRoot, PrepareRequest, ProcessState, Reply, Request, Rootfs,
-    RunRequest, StartRequest, Terminal, id_map_lines, ids_inside,
+    RunRequest, StartRequest, TcpSettings, Terminal, id_map_lines, ids_inside,
 };
 pub use ring::{Chunk, MIN_RING_BYTES, RING_CAPACITY_BYTES, RingReader, RingWriter};
 pub use socket::{MAX_FDS, connect, listen, recv, send};

@@ -34,21 +34,13 @@ const PLUGINS: &[&str] = &[
 
 /// Options that FLAGS names and that have no function yet.
 const NOT_YET: &[&str] = &[
-    "additional-dns-server",
-    "additional-host-entry",
     "cpu-throttling-check-interval",
     "deny-network",
-    "dns-server",
     "docker-registry",
     "enable-cpu-throttling",
     "firewall",
     "insecure-docker-registry",
     "preloaded",
-    "tcp-keepalive-interval",
-    "tcp-keepalive-probes",
-    "tcp-keepalive-time",
-    "tcp-retries1",
-    "tcp-retries2",
     "tls-ca",
     "tls-cert",
     "tls-client-ca",

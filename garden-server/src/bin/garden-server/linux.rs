@@ -1,6 +1,6 @@
 //! The Linux backend, with settings from the options.
 
-use backend_linux::{Config, HostIds, IoLimits, LimitPolicy, LinuxBackend};
+use backend_linux::{Config, HostIds, IoLimits, LimitPolicy, LinuxBackend, TcpSettings};
 
 use crate::{backends::Chosen, options::Options};
 
@@ -51,6 +51,22 @@ fn config(options: &Options) -> Result<Config, String> {
     network.mtu = options.mtu;
     network.allow_host_access = options.allow_host_access;
     network.container_metrics = options.enable_container_network_metrics;
+    network.dns.servers.clone_from(&options.dns.dns_server);
+    network.dns.additional_servers.clone_from(&options.dns.additional_dns_server);
+    network.dns.additional_hosts = options
+        .dns
+        .additional_host_entry
+        .iter()
+        .map(|entry| entry.parse().map_err(|error| format!("--additional-host-entry {entry:?}: {error}")))
+        .collect::<Result<_, _>>()?;
+    let given = |value: u16| Some(value).filter(|value| *value > 0);
+    network.tcp = TcpSettings {
+        keepalive_time: given(options.tcp.tcp_keepalive_time),
+        keepalive_interval: given(options.tcp.tcp_keepalive_interval),
+        keepalive_probes: given(options.tcp.tcp_keepalive_probes),
+        retries1: given(options.tcp.tcp_retries1),
+        retries2: given(options.tcp.tcp_retries2),
+    };
     Ok(config)
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod dns;
 mod duration;
 mod gdn;
 mod limits;
@@ -12,6 +13,7 @@ mod listen;
 mod options;
 mod settings;
 mod size;
+mod tcp;
 
 use std::{process::ExitCode, time::Duration};
 

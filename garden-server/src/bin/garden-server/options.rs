@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{duration, limits::Limits, size};
+use crate::{dns::Dns, duration, limits::Limits, size, tcp::Tcp};
 
 /// A container server: containers over HTTP, on a unix socket and, if asked, on TCP.
 ///
@@ -269,6 +269,10 @@ pub(crate) struct Options {
     /// Metrics tell what a container has received and sent.
     #[arg(long, env = "GARDEN_ENABLE_CONTAINER_NETWORK_METRICS", global = true, help_heading = "Network")]
     pub(crate) enable_container_network_metrics: bool,
+    #[command(flatten)]
+    pub(crate) dns: Dns,
+    #[command(flatten)]
+    pub(crate) tcp: Tcp,
 
     /// For tests of recovery.
     #[arg(long, value_name = "N", hide = true, global = true)]
