@@ -19,6 +19,11 @@ const IP: Tool =
     Tool { program: "ip", package: "iproute2", why: "the picture of the host: links, addresses, routes" };
 const NFT: Tool =
     Tool { program: "nft", package: "nftables", why: "the picture of the host: firewall rules" };
+const CNI: Tool = Tool {
+    program: "/usr/lib/cni/bridge",
+    package: "containernetworking-plugins",
+    why: "the tests of networks by CNI plug-ins",
+};
 const GO: Tool =
     Tool { program: "go", package: "", why: "the test client in Go; 1.24 or later, from go.dev" };
 const PYTHON: Tool = Tool {
@@ -30,7 +35,7 @@ const PYTHON: Tool = Tool {
 /// For `cargo xtask demo`.
 pub const DEMO: [Tool; 3] = [BUSYBOX, IP, NFT];
 /// For everything.
-pub const ALL: [Tool; 5] = [BUSYBOX, IP, NFT, GO, PYTHON];
+pub const ALL: [Tool; 6] = [BUSYBOX, IP, NFT, CNI, GO, PYTHON];
 /// For comparing with others.
 pub const BENCH: [Tool; 3] = [
     BUSYBOX,

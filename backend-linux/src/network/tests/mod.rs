@@ -4,4 +4,4 @@
 mod isolation;
 mod lifecycle;
 mod ports;
-mod world;
+pub(super) mod world;
