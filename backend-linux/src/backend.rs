@@ -282,7 +282,7 @@ impl Backend for LinuxBackend {
             network.unreserve_ports(&assignment, &reserved);
             return Err(error);
         }
-        if let Err(cause) = network.open_ports(&assignment, &reserved).await {
+        if let Err(cause) = network.open(&assignment, handle, &reserved, &[]).await {
             // What failed is the error to tell; a rule that is left goes with the container.
             if network.close_ports(&assignment, &reserved).await.is_ok() {
                 self.update(&container, move |record| record.ports.retain(|port| *port != mapped)).await?;
@@ -293,9 +293,26 @@ impl Backend for LinuxBackend {
     }
 
     async fn net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
-        // The way out is open already, and no network is denied yet: there is nothing to add but the memory of it.
         let container = self.container(handle)?;
-        self.update(&container, move |record| record.net_out.extend(rules)).await
+        NetOutRule::check_all(&container.record().net_out, &rules)?;
+        if rules.is_empty() {
+            return Ok(());
+        }
+        let added = rules.clone();
+        // The record first: a rule that no record knows would be gone after a restart.
+        self.update(&container, move |record| record.net_out.extend(added)).await?;
+        let opened = self.host.network.open(container.lease.assignment(), handle, &[], &rules).await;
+        if let Err(cause) = opened {
+            let taken_back = move |record: &mut container::Record| {
+                for rule in rules.iter().rev() {
+                    let last = record.net_out.iter().rposition(|known| known == rule);
+                    last.map(|at| record.net_out.remove(at));
+                }
+            };
+            self.update(&container, taken_back).await?;
+            return Err(wire(cause.into()));
+        }
+        Ok(())
     }
 
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {

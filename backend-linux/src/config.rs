@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -88,6 +88,8 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     /// Whether containers may reach the host.
     pub allow_host_access: bool,
+    /// Where containers must not go, unless a rule of theirs lets them.
+    pub denied: Vec<IpNetwork>,
     /// Whether metrics tell what the containers' links have carried.
     pub container_metrics: bool,
     /// Name servers and hosts that containers know.
@@ -171,6 +173,7 @@ impl Default for NetworkConfig {
             port_pool_size: 4534,
             mtu: None,
             allow_host_access: false,
+            denied: Vec::new(),
             container_metrics: false,
             dns: DnsConfig::default(),
             tcp: TcpSettings::default(),

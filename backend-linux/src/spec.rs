@@ -6,7 +6,7 @@ use std::{
 };
 
 use protocol::{
-    BandwidthLimits, BindMount, BindMountMode, BindMountOrigin, ContainerSpec, DiskLimits, Error,
+    BandwidthLimits, BindMount, BindMountMode, BindMountOrigin, ContainerSpec, DiskLimits, Error, NetOutRule,
     ProcessLimits, ProcessSpec, Result,
 };
 
@@ -50,6 +50,7 @@ pub fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
     if let Some(variable) = spec.env.iter().find(|variable| !valid(variable)) {
         return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));
     }
+    NetOutRule::check_all(&[], &spec.net_out)?;
     check_binds(&spec.bind_mounts)
 }
 

@@ -123,7 +123,7 @@ fn what_it_must_not_do_it_says() {
     for (arguments, wanted) in [
         (&["--bind-ip=0.0.0.0"][..], "--insecure-tcp"),
         (&["--network-plugin", "/x"], "--network-plugin is refused"),
-        (&["--deny-network", "10.0.0.0/8"], "--deny-network is refused"),
+        (&["--preloaded", "a=b"], "--preloaded is refused"),
         (&["--nosuch"], "--nosuch"),
         (&["--socket-group", "no such group"], "no such group"),
         (&["--config", "/nosuch.toml"], "/nosuch.toml"),

@@ -117,8 +117,9 @@ async fn make(
         },
         None => start_cold(host, lease, ids, files).await?,
     };
-    if !record.ports.is_empty() {
-        host.network.open_ports(&record.assignment, &record.ports).await?;
+    if !record.ports.is_empty() || !record.net_out.is_empty() {
+        let Record { assignment, handle, ports, net_out, .. } = record;
+        host.network.open(assignment, handle, ports, net_out).await?;
     }
     let (writer, mut record) = (Arc::clone(host), record.clone());
     blocking(move || {

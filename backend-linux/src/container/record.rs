@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cgroup::ProcessGroup,
     ids::OwnIds,
-    network::{Assignment, Member},
+    network::{self, Assignment, Member},
 };
 
 /// Where a container is in its life.
@@ -76,11 +76,7 @@ impl Record {
 
     /// Its part of the firewall.
     pub fn network_member(&self) -> Member {
-        Member {
-            assignment: self.assignment.clone(),
-            ports: self.ports.clone(),
-            outbound: Default::default(),
-        }
+        network::member(&self.assignment, &self.handle, &self.ports, &self.net_out)
     }
 
     /// The group of a process that has one of its own.

@@ -19,6 +19,7 @@ mod lease;
 mod link;
 mod netlink;
 mod outbound;
+mod place;
 mod pool;
 mod reaper;
 #[cfg(test)]
@@ -28,25 +29,23 @@ mod traffic;
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr},
-    os::fd::{AsFd, BorrowedFd},
     path::Path,
     sync::Arc,
 };
 
-use protocol::NetIn;
-use rustix::io::Errno;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use error::Error;
 pub use firewall::Member;
 pub use forwarding::state_directory;
-pub use lease::{Assignment, Ipv6Pair, Lease};
+pub use lease::{Assignment, Lease};
+pub use place::member;
 pub use pool::{Error as PoolError, Subnet};
 pub use traffic::Traffic;
 
 use crate::{Defence, Defences, NetworkConfig};
 use egress::Egress;
-use firewall::{Change, Outbound, Policy};
+use firewall::Policy;
 use kernel::Kernel;
 use lease::{Ledger, LinkNames};
 use netlink::Socket;
@@ -59,8 +58,6 @@ const MTU_MAX: u32 = 1500;
 const IPV6_MTU_MIN: u32 = 1280;
 const IPV4_MTU_MIN: u32 = 68;
 const VETH_MTU_MAX: u32 = 65535;
-/// How many link indexes are tried. One in use is another server's, one of a billion.
-const INDEX_ATTEMPTS: usize = 4;
 
 /// The network of one server's containers.
 #[derive(Debug)]
@@ -110,8 +107,9 @@ impl Network {
         let host_has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let policy = Policy {
             pool: config.pool,
+            pool_ipv6: None,
             allow_host_access: config.allow_host_access,
-            denied: Vec::new(),
+            denied: config.denied.clone(),
             check_sources: defences.have(Defence::SourceAddress),
             link_prefix: prefix.clone(),
             ipv6: host_has_ipv6,
@@ -144,140 +142,6 @@ impl Network {
             released,
             reaper,
         })
-    }
-
-    /// Chooses a container's place on the network: `requested` names a subnet or an address, or is empty. Memory only.
-    pub fn plan(&self, requested: &str) -> Result<Lease, Error> {
-        let host_link = self.names.next_name();
-        let mut pools = self.ledger.lock();
-        let subnet = pools.subnets.take(requested, &host_link)?;
-        pools.planned.insert(host_link.clone());
-        drop(pools);
-        let assignment = Assignment {
-            subnet,
-            host_ip: subnet.host_address(),
-            container_ip: subnet.container_address(),
-            host_link,
-            mtu: self.mtu,
-            ipv6: None,
-        };
-        Ok(Lease { assignment, ledger: self.ledger.clone() })
-    }
-
-    /// Takes what a record says that a container has. Memory only; [`sweep`](Network::sweep) puts the firewall right.
-    pub fn adopt(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<Lease, Error> {
-        let owner = &assignment.host_link;
-        let mut pools = self.ledger.lock();
-        pools.subnets.take_exactly(assignment.subnet, owner)?;
-        if let Err(error) = pools.ports.adopt(ports, owner) {
-            pools.subnets.give_back(assignment.subnet, owner);
-            return Err(error.into());
-        }
-        drop(pools);
-        Ok(Lease { assignment: assignment.clone(), ledger: self.ledger.clone() })
-    }
-
-    /// Chooses host ports for a container, all or none, and fills in what `wanted` leaves open. Memory only.
-    pub fn reserve_ports(&self, assignment: &Assignment, wanted: &[NetIn]) -> Result<Vec<NetIn>, Error> {
-        Ok(self.ledger.lock().ports.take(wanted, &assignment.host_link)?)
-    }
-
-    /// Gives back ports that were reserved and not opened. Memory only.
-    pub fn unreserve_ports(&self, assignment: &Assignment, ports: &[NetIn]) {
-        self.ledger.lock().ports.give_back(ports, &assignment.host_link);
-    }
-
-    /// Puts a container on the network. `netns` is its network namespace, `socket` an rtnetlink socket that was opened
-    /// in there: a thread of the server cannot enter it. After an error, [`release`](Network::release).
-    pub async fn attach(
-        &self,
-        assignment: &Assignment,
-        netns: BorrowedFd<'_>,
-        socket: BorrowedFd<'_>,
-    ) -> Result<(), Error> {
-        let duplicate = |fd: BorrowedFd<'_>| {
-            fd.try_clone_to_owned().map_err(|source| Error::System {
-                what: "duplicate a descriptor of the network namespace",
-                source,
-            })
-        };
-        let (netns, socket) = (duplicate(netns)?, duplicate(socket)?);
-        self.ledger.lock().planned.remove(&assignment.host_link);
-        let (names, ipv6) = (Arc::clone(&self.names), self.ipv6);
-        let (on_host, inside) = (assignment.clone(), assignment.clone());
-        let (ledger, later) = (self.ledger.clone(), self.ledger.clone());
-        self.kernel
-            .with_links_then(
-                move |links| {
-                    check_held(&ledger, &on_host)?;
-                    make_host_end(links, &on_host, &names, netns.as_fd(), ipv6)
-                        .map_err(|source| Error::Link { link: on_host.host_link, source })
-                },
-                move |index, kernel| {
-                    let mut socket = Socket::from(socket);
-                    link::configure_container_end(&mut socket, &inside, index, ipv6)
-                        .map_err(|source| Error::Link { link: inside.host_link.clone(), source })?;
-                    let owner = inside.host_link.clone();
-                    kernel.change_now(&owner, move || {
-                        check_held(&later, &inside)?;
-                        Ok(Change::Admit(inside))
-                    })
-                },
-            )
-            .await
-    }
-
-    /// Maps reserved ports to a container. Once more does no harm.
-    pub async fn open_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
-        let (assignment, ports, ledger) = (assignment.clone(), ports.to_vec(), self.ledger.clone());
-        ledger.lock().planned.remove(&assignment.host_link);
-        let owner = assignment.host_link.clone();
-        let prepare = move || {
-            check_held(&ledger, &assignment)?;
-            Ok(Change::Open(Member { assignment, ports, outbound: Outbound::default() }))
-        };
-        self.kernel.change(&owner, prepare, || {}).await
-    }
-
-    /// Closes mapped ports and frees them. Once more does no harm.
-    pub async fn close_ports(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
-        let owner = assignment.host_link.clone();
-        let (asked, ledger) = ((assignment.clone(), ports.to_vec()), self.ledger.clone());
-        let (closed, later) = ((owner.clone(), ports.to_vec()), self.ledger.clone());
-        let prepare = move || {
-            let (assignment, ports) = asked;
-            let ports = not_others(&ledger, &assignment, ports);
-            Ok(Change::Close { assignment, ports })
-        };
-        let finish = move || later.lock().ports.give_back(&closed.1, &closed.0);
-        self.kernel.change(&owner, prepare, finish).await
-    }
-
-    /// Takes a container off the network, with every port that it has, known to `ports` or not. Its link is left to go
-    /// with its namespace, and its subnet is free when it has gone. Once more does no harm; after an error all is still
-    /// the container's.
-    pub async fn release(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<(), Error> {
-        let owner = assignment.host_link.clone();
-        let (asked, ledger) = ((assignment.clone(), ports.to_vec()), self.ledger.clone());
-        let prepare = move || {
-            let (assignment, ports) = asked;
-            let ports = not_others(&ledger, &assignment, ports);
-            Ok(Change::Expel { assignment, ports })
-        };
-        let (assignment, ledger, released) = (assignment.clone(), self.ledger.clone(), self.released.clone());
-        let finish = move || {
-            let owner = &assignment.host_link;
-            let mut pools = ledger.lock();
-            pools.ports.give_back_all(owner);
-            if pools.planned.remove(owner) {
-                // Nothing was made that the subnet would have to wait for.
-                pools.subnets.give_back(assignment.subnet, owner);
-            } else if pools.subnets.quarantine(assignment.subnet, owner) {
-                // The receiver goes with the server, and then its memory is of no more use.
-                let _ = released.send(assignment.clone());
-            }
-        };
-        self.kernel.change(&owner, prepare, finish).await
     }
 
     /// Makes the kernel agree with the records, once, after all of them were adopted and before anything else: links
@@ -344,45 +208,6 @@ impl Drop for Network {
     fn drop(&mut self) {
         self.reaper.abort();
     }
-}
-
-/// Returns the index of the host's end.
-fn make_host_end(
-    links: &mut Socket,
-    assignment: &Assignment,
-    names: &LinkNames,
-    netns: BorrowedFd<'_>,
-    ipv6: bool,
-) -> Result<u32, netlink::Error> {
-    let mut attempts = 0;
-    let index = loop {
-        let index = names.next_index();
-        attempts += 1;
-        match link::create_pair(links, assignment, index, netns) {
-            Ok(()) => break index,
-            Err(error) if error.errno() == Some(Errno::BUSY) && attempts < INDEX_ATTEMPTS => {}
-            Err(error) => return Err(error),
-        }
-    };
-    link::configure_host_end(links, assignment, index, ipv6)?;
-    Ok(index)
-}
-
-/// A step that was given up by its caller may still be waiting for its turn when the container is released. Asked with
-/// the firewall in hand, as a release has it, this keeps it from leaving elements behind.
-fn check_held(ledger: &Ledger, assignment: &Assignment) -> Result<(), Error> {
-    if ledger.lock().subnets.is_held(assignment.subnet, &assignment.host_link) {
-        return Ok(());
-    }
-    Err(Error::Released { link: assignment.host_link.clone() })
-}
-
-/// Those of the ports that no other container has: of two releases of one container, the later may find that another
-/// has its ports by now.
-fn not_others(ledger: &Ledger, assignment: &Assignment, mut ports: Vec<NetIn>) -> Vec<NetIn> {
-    let pools = ledger.lock();
-    ports.retain(|port| pools.ports.owner(port.host_port).is_none_or(|owner| owner == assignment.host_link));
-    ports
 }
 
 fn delete_links(

@@ -2,6 +2,11 @@
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
+use protocol::{NetOutProtocol, NetOutRule, PortRange};
+
+/// How much of a container's handle its log lines begin with. The field's users look for it.
+const LOG_PREFIX_CHARACTERS: usize = 28;
+
 /// One rule as a firewall has it: everything in it must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -37,4 +42,122 @@ pub enum What {
 pub struct IcmpKind {
     pub message_type: u8,
     pub code: Option<u8>,
+}
+
+/// What the log lines of a container's rules begin with.
+pub fn log_prefix(handle: &str) -> String {
+    let prefix: String = handle.chars().take(LOG_PREFIX_CHARACTERS).collect();
+    prefix + " "
+}
+
+/// One rule for each network and each range of ports, in their order. What makes no sense, which requests are checked
+/// for, matches nothing and is left out.
+pub fn expand(rules: &[NetOutRule]) -> Vec<Rule> {
+    rules.iter().filter(|rule| rule.check().is_ok()).flat_map(expand_one).collect()
+}
+
+fn expand_one(rule: &NetOutRule) -> Vec<Rule> {
+    let networks: Vec<Addresses> = match rule.networks.is_empty() {
+        true => vec![Addresses::All],
+        false => {
+            let ends = rule.networks.iter().filter_map(|range| range.ends());
+            ends.map(|(start, end)| Addresses::Range(start..=end)).collect()
+        }
+    };
+    let kinds = kinds(rule);
+    let pairs = networks.iter().flat_map(|to| kinds.iter().map(move |what| (to, what)));
+    pairs.map(|(to, what)| Rule { to: to.clone(), what: what.clone(), log: rule.log }).collect()
+}
+
+fn kinds(rule: &NetOutRule) -> Vec<What> {
+    let icmp = rule.icmps.map(|icmp| IcmpKind { message_type: icmp.kind, code: icmp.code });
+    let of_port: fn(RangeInclusive<u16>) -> What = match rule.protocol {
+        NetOutProtocol::All => return vec![What::All],
+        NetOutProtocol::Icmp => return vec![What::Icmp(icmp)],
+        NetOutProtocol::IcmpV6 => return vec![What::IcmpV6(icmp)],
+        NetOutProtocol::Tcp => What::Tcp,
+        NetOutProtocol::Udp => What::Udp,
+    };
+    match rule.ports.is_empty() {
+        true => vec![of_port(0..=u16::MAX)],
+        false => rule.ports.iter().map(|&PortRange { start, end }| of_port(start..=end)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use protocol::{IcmpControl, IpRange};
+
+    use super::*;
+
+    #[test]
+    fn a_log_prefix_is_the_first_28_characters_of_the_handle() {
+        assert_eq!(log_prefix("short"), "short ");
+        assert_eq!(log_prefix(&"ä".repeat(40)), "ä".repeat(28) + " ");
+    }
+
+    #[test]
+    fn each_network_goes_with_each_port_range() {
+        let range = |address: &str| IpRange { start: Some(address.parse().unwrap()), end: None };
+        let rule = NetOutRule {
+            protocol: NetOutProtocol::Udp,
+            networks: vec![range("192.0.2.1"), range("2001:db8::1")],
+            ports: vec![PortRange { start: 53, end: 53 }, PortRange { start: 60, end: 70 }],
+            log: true,
+            ..NetOutRule::default()
+        };
+        let to = |address: &str| {
+            let address: IpAddr = address.parse().unwrap();
+            Addresses::Range(address..=address)
+        };
+        let expected = [
+            ("192.0.2.1", 53..=53),
+            ("192.0.2.1", 60..=70),
+            ("2001:db8::1", 53..=53),
+            ("2001:db8::1", 60..=70),
+        ]
+        .map(|(address, ports)| Rule { to: to(address), what: What::Udp(ports), log: true });
+        assert_eq!(expand(&[rule]), expected);
+    }
+
+    #[test]
+    fn icmp_has_a_type_and_perhaps_a_code() {
+        let rule = |icmps| NetOutRule { protocol: NetOutProtocol::Icmp, icmps, ..NetOutRule::default() };
+        let what = |icmps| expand(&[rule(icmps)]).remove(0).what;
+        assert_eq!(what(None), What::Icmp(None));
+        let kind = IcmpKind { message_type: 3, code: Some(1) };
+        assert_eq!(what(Some(IcmpControl { kind: 3, code: Some(1) })), What::Icmp(Some(kind)));
+    }
+
+    proptest! {
+        /// A packet matches one of the expanded rules if and only if it matches the rule's networks and its ports.
+        #[test]
+        fn expanding_changes_nothing_of_what_a_rule_lets_through(
+            networks in vec((0u8..20, 0u8..20), 0..4),
+            ports in vec((0u16..20, 1u16..20), 0..4),
+            address in 0u8..20,
+            port in 1u16..20,
+        ) {
+            let ip = |last| IpAddr::from([192, 0, 2, last]);
+            let networks: Vec<_> = networks.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect();
+            let ports: Vec<_> = ports.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect();
+            let rule = NetOutRule {
+                protocol: NetOutProtocol::Tcp,
+                networks: networks.iter().map(|&(a, b)| IpRange { start: Some(ip(a)), end: Some(ip(b)) }).collect(),
+                ports: ports.iter().map(|&(start, end)| PortRange { start, end }).collect(),
+                ..NetOutRule::default()
+            };
+            let matches = |rule: &Rule| {
+                let to = match &rule.to {
+                    Addresses::All => true,
+                    Addresses::Range(range) => range.contains(&ip(address)),
+                };
+                to && matches!(&rule.what, What::Tcp(ports) if ports.contains(&port))
+            };
+            let expected = (networks.is_empty() || networks.iter().any(|&(a, b)| (a..=b).contains(&address)))
+                && (ports.is_empty() || ports.iter().any(|&(a, b)| (a..=b).contains(&port)));
+            prop_assert_eq!(expand(&[rule]).iter().any(matches), expected);
+        }
+    }
 }

@@ -8,7 +8,7 @@ pub mod turns;
 
 use std::fmt::Debug;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use protocol::NetIn;
 
 use super::{lease::Assignment, netlink, outbound::Rule};
@@ -18,6 +18,8 @@ use super::{lease::Assignment, netlink, outbound::Rule};
 pub struct Policy {
     /// Where the containers' addresses come from.
     pub pool: Ipv4Network,
+    /// The same of IPv6; none: containers have none.
+    pub pool_ipv6: Option<Ipv6Network>,
     /// Whether containers may reach the host.
     pub allow_host_access: bool,
     /// Where containers must not go, unless a rule of theirs lets them.
@@ -26,7 +28,7 @@ pub struct Policy {
     pub check_sources: bool,
     /// The beginning of every host-side link's name, and of no other link's.
     pub link_prefix: String,
-    /// Whether the kernel has IPv6, which is to be closed then.
+    /// Whether the kernel has IPv6, which is to be closed where there is no pool of it.
     pub ipv6: bool,
 }
 
@@ -95,9 +97,6 @@ pub trait Firewall: Debug + Send {
 
     /// Makes these the only containers that the firewall knows: what stays is never missing.
     fn replace_all(&mut self, members: &[Member]) -> Result<(), Error>;
-
-    /// Removes what expelled containers left that costs more to remove than a request should wait for.
-    fn tidy(&mut self) -> Result<(), Error>;
 
     /// Removes all of ours, even what an earlier crash left. Nothing happens where there is nothing.
     fn uninstall(&mut self) -> Result<(), Error>;

@@ -22,8 +22,8 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// Answers are read into this; the kernel's own tools use half of it.
 const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
-/// The largest batch: all elements of several thousand containers.
-const SEND_BUFFER_BYTES: usize = 8 << 20;
+/// The largest batch: all outbound rules that a container may have.
+const SEND_BUFFER_BYTES: usize = 64 << 20;
 /// Announcements that wait to be read: of some thousand links.
 const EVENT_BUFFER_BYTES: usize = 8 << 20;
 /// How often a listing that changed while it was read is begun anew.

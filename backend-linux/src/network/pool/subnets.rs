@@ -33,6 +33,16 @@ impl Subnet {
         Ipv4Addr::from(self.base + 2)
     }
 
+    /// Whether several containers may be in it.
+    pub fn is_shared(self) -> bool {
+        false
+    }
+
+    /// With its prefix.
+    pub fn network(self) -> Ipv4Network {
+        self.into()
+    }
+
     fn first(self) -> Ipv4Addr {
         Ipv4Addr::from(self.base)
     }

@@ -144,7 +144,7 @@ fn a_step_that_comes_after_the_release_leaves_nothing() {
         network.release(lease.assignment(), &ports).await.unwrap();
         let socket = namespace.route_socket();
         assert!(network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.is_err());
-        assert!(network.open_ports(lease.assignment(), &ports).await.is_err());
+        assert!(network.open(lease.assignment(), "", &ports, &[]).await.is_err());
         assert!(!links(world).contains("gt-") && !elements(world).contains("elements"));
     });
 }
@@ -263,7 +263,7 @@ fn a_hundred_containers_in_turn_are_timed() {
             let ports = [NetIn::default(), NetIn::default()];
             let ports = network.reserve_ports(lease.assignment(), &ports).unwrap();
             let start = Instant::now();
-            network.open_ports(lease.assignment(), &ports).await.unwrap();
+            network.open(lease.assignment(), "", &ports, &[]).await.unwrap();
             open.push(start.elapsed());
             let start = Instant::now();
             network.release(lease.assignment(), &ports).await.unwrap();

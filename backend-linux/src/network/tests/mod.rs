@@ -4,4 +4,5 @@
 mod isolation;
 mod lifecycle;
 mod ports;
+mod rules;
 pub(super) mod world;

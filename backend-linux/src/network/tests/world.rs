@@ -209,7 +209,7 @@ impl Container {
     pub async fn publish(&self, network: &Network, container_port: u16) -> u16 {
         let wanted = [NetIn { host_port: 0, container_port }];
         let ports = network.reserve_ports(self.lease.assignment(), &wanted).unwrap();
-        network.open_ports(self.lease.assignment(), &ports).await.unwrap();
+        network.open(self.lease.assignment(), "", &ports, &[]).await.unwrap();
         ports[0].host_port
     }
 }

@@ -35,7 +35,6 @@ const PLUGINS: &[&str] = &[
 /// Options that FLAGS names and that have no function yet.
 const NOT_YET: &[&str] = &[
     "cpu-throttling-check-interval",
-    "deny-network",
     "docker-registry",
     "enable-cpu-throttling",
     "firewall",
@@ -92,7 +91,7 @@ mod tests {
     fn each_kind_has_its_verdict() {
         assert!(matches!(judge("dadoo-bin"), Verdict::Ignored(_)));
         assert!(matches!(judge("network-plugin"), Verdict::Refused(_)));
-        assert!(matches!(judge("deny-network"), Verdict::Refused(_)));
+        assert!(matches!(judge("preloaded"), Verdict::Refused(_)));
         assert_eq!(judge("network-pool"), Verdict::Ours);
     }
 }

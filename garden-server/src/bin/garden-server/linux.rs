@@ -50,6 +50,11 @@ fn config(options: &Options) -> Result<Config, String> {
     network.port_pool_size = options.port_pool_size;
     network.mtu = options.mtu;
     network.allow_host_access = options.allow_host_access;
+    network.denied = options
+        .deny_network
+        .iter()
+        .map(|denied| denied.parse().map_err(|error| format!("--deny-network {denied}: {error}")))
+        .collect::<Result<_, _>>()?;
     network.container_metrics = options.enable_container_network_metrics;
     network.dns.servers.clone_from(&options.dns.dns_server);
     network.dns.additional_servers.clone_from(&options.dns.additional_dns_server);

@@ -240,6 +240,16 @@ pub(crate) struct Options {
     /// Containers may reach the host.
     #[arg(long, env = "GARDEN_ALLOW_HOST_ACCESS", global = true, help_heading = "Network")]
     pub(crate) allow_host_access: bool,
+    /// A network, IPv4 or IPv6, where containers must not go unless an outbound rule of theirs lets them; repeatable.
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "GARDEN_DENY_NETWORK",
+        value_delimiter = ',',
+        global = true,
+        help_heading = "Network"
+    )]
+    pub(crate) deny_network: Vec<String>,
     /// The host's address as others see it [default: the one that its default route leaves from].
     #[arg(long, value_name = "IP", env = "GARDEN_EXTERNAL_IP", global = true, help_heading = "Network")]
     pub(crate) external_ip: Option<IpAddr>,

@@ -250,7 +250,7 @@ mod tests {
             ("bind-port = 70000", "--bind-port"),
             ("allow-host-access = 1", "allow-host-access: is either true or false"),
             ("tag = 1.5", "tag: cannot be float"),
-            ("deny-network = [\"10.0.0.0/8\"]", "--deny-network is refused"),
+            ("tls-key = \"key.pem\"", "--tls-key is refused"),
             ("tag = [", "garden.toml"),
         ] {
             let (_folder, path) = file(text);

@@ -1,41 +1,45 @@
 //! The expressions that rules are made of, each with its form on the wire. Registers are the kernel's scratch memory
 //! within one rule: 16 bytes each, or in slots of 4 bytes.
 
-use ipnetwork::Ipv4Network;
+use std::{net::IpAddr, ops::RangeInclusive};
 
+use ipnetwork::IpNetwork;
+
+use super::{
+    table::{Family, octets},
+    wire::{LIST_ELEMENT, VALUE, VERDICT, VERDICT_CODE},
+};
 use crate::network::netlink::Message;
 
 /// Sixteen bytes; the kernel counts them from 1.
 const REGISTER_1: u32 = 1;
 const REGISTER_2: u32 = 2;
-/// The second four bytes of register 1.
-const SLOT_1: u32 = 9;
+/// The slots that follow the first four, and the first sixteen, bytes of register 1.
+const AFTER_4_BYTES: u32 = 9;
+const AFTER_16_BYTES: u32 = 12;
 const VERDICT_REGISTER: u32 = 0;
 
-const LIST_ELEMENT: u16 = 1;
 const NAME: u16 = 1;
 const DATA: u16 = 2;
-/// `NFTA_DATA_VALUE`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE`
-const VALUE: u16 = 1;
-const VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
 
 const RTN_LOCAL: u32 = 2;
-const IPPROTO_TCP: u8 = 6;
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMP: u8 = 1;
+pub const ICMP_V6: u8 = 58;
 /// Connection states: bits 1 established, 2 related.
 const ESTABLISHED_OR_RELATED: u32 = 0x6;
 /// Connection status: destination was translated.
 const DESTINATION_TRANSLATED: u32 = 0x20;
-/// ICMP unreachable, code 13: communication administratively prohibited.
-const ADMIN_PROHIBITED: u8 = 13;
 
 const CONNECTION_STATE: u32 = 0;
 const CONNECTION_STATUS: u32 = 2;
+const CONNECTION_DESTINATION_PORT: u32 = 12;
+const CONNECTION_DESTINATION_IPV4: u32 = 20;
+const CONNECTION_DESTINATION_IPV6: u32 = 22;
 
 const NETWORK_HEADER: u32 = 1;
-/// Within an IPv4 header.
-const SOURCE_OFFSET: u32 = 12;
-const DESTINATION_OFFSET: u32 = 16;
+const TRANSPORT_HEADER: u32 = 2;
 
 const LOOKUP_SET: u16 = 1;
 const LOOKUP_SOURCE: u16 = 2;
@@ -66,19 +70,38 @@ pub enum Expr {
         set: &'static str,
         is: bool,
     },
-    Source(Ipv4Network),
-    Destination(Ipv4Network),
+    /// The link that the packet comes in by and its destination are together in the set.
+    LinkAndDestination {
+        set: &'static str,
+    },
+    Source(IpNetwork),
+    Destination(IpNetwork),
     /// To an address of the host itself.
     ToHost,
-    Tcp,
+    Protocol(u8),
+    /// The address that the connection was made to, before any translation.
+    OriginalDestination(RangeInclusive<IpAddr>),
+    /// The port that the connection was made to, before any translation.
+    OriginalPort(RangeInclusive<u16>),
+    IcmpType(RangeInclusive<u8>),
+    IcmpCode(u8),
     /// Belongs to a connection that was let through, or is an error message about one.
     Established,
-    /// To a published port.
-    DestinationTranslated,
+    /// To a published port, or not.
+    DestinationTranslated {
+        is: bool,
+    },
+    Log {
+        prefix: String,
+    },
     Accept,
     Drop,
     /// Drops, and tells the sender.
     Reject,
+    /// What the map has for the link that the packet comes in by; the next rule where it has nothing.
+    VerdictByLink {
+        map: &'static str,
+    },
     /// The source becomes the address of the link that it leaves by.
     Masquerade,
     /// The destination becomes what the map has for the TCP port; the rule ends where it has nothing.
@@ -88,8 +111,8 @@ pub enum Expr {
 }
 
 impl Expr {
-    /// Adds this to a rule's list of expressions.
-    pub fn put(&self, list: Message) -> Message {
+    /// Adds this to the list of expressions of a rule in a table of that family.
+    pub fn put(&self, list: Message, family: Family) -> Message {
         match self {
             Expr::Link { side, prefix, is } => {
                 compare(meta(list, link_name(*side), REGISTER_1), *is, prefix.as_bytes())
@@ -101,15 +124,14 @@ impl Expr {
             }
             Expr::LinkAndSource { side, set, is } => {
                 let list = meta(list, link_name(*side), REGISTER_1);
-                let list = payload(list, NETWORK_HEADER, SOURCE_OFFSET, 4, REGISTER_2);
-                const INVERTED: u32 = 1;
-                element(list, "lookup", |m| {
-                    let m = m.text(LOOKUP_SET, set).u32_be(LOOKUP_SOURCE, REGISTER_1);
-                    if *is { m } else { m.u32_be(LOOKUP_FLAGS, INVERTED) }
-                })
+                lookup(address(list, family, Way::Source, REGISTER_2), set, *is)
             }
-            Expr::Source(network) => within(list, SOURCE_OFFSET, *network),
-            Expr::Destination(network) => within(list, DESTINATION_OFFSET, *network),
+            Expr::LinkAndDestination { set } => {
+                let list = meta(list, link_name(Side::In), REGISTER_1);
+                lookup(address(list, family, Way::Destination, REGISTER_2), set, true)
+            }
+            Expr::Source(network) => within(list, family, Way::Source, *network),
+            Expr::Destination(network) => within(list, family, Way::Destination, *network),
             Expr::ToHost => {
                 const ADDRESS_TYPE: u32 = 3;
                 const BY_DESTINATION: u32 = 2;
@@ -118,20 +140,52 @@ impl Expr {
                 });
                 compare(list, true, &RTN_LOCAL.to_ne_bytes())
             }
-            Expr::Tcp => {
+            Expr::Protocol(number) => {
                 const L4_PROTOCOL: u32 = 16;
-                compare(meta(list, L4_PROTOCOL, REGISTER_1), true, &[IPPROTO_TCP])
+                compare(meta(list, L4_PROTOCOL, REGISTER_1), true, &[*number])
             }
-            Expr::Established => any_bit(connection(list, CONNECTION_STATE), ESTABLISHED_OR_RELATED),
-            Expr::DestinationTranslated => {
-                any_bit(connection(list, CONNECTION_STATUS), DESTINATION_TRANSLATED)
+            Expr::OriginalDestination(addresses) => {
+                let key = match family {
+                    Family::V4 => CONNECTION_DESTINATION_IPV4,
+                    Family::V6 => CONNECTION_DESTINATION_IPV6,
+                };
+                between(original(list, key), &octets(*addresses.start()), &octets(*addresses.end()))
             }
+            Expr::OriginalPort(ports) => {
+                let (start, end) = (ports.start().to_be_bytes(), ports.end().to_be_bytes());
+                between(original(list, CONNECTION_DESTINATION_PORT), &start, &end)
+            }
+            Expr::IcmpType(types) => {
+                between(payload(list, TRANSPORT_HEADER, 0, 1, REGISTER_1), &[*types.start()], &[*types.end()])
+            }
+            Expr::IcmpCode(code) => {
+                compare(payload(list, TRANSPORT_HEADER, 1, 1, REGISTER_1), true, &[*code])
+            }
+            Expr::Established => any_bit(connection(list, CONNECTION_STATE), ESTABLISHED_OR_RELATED, true),
+            Expr::DestinationTranslated { is } => {
+                any_bit(connection(list, CONNECTION_STATUS), DESTINATION_TRANSLATED, *is)
+            }
+            Expr::Log { prefix } => element(list, "log", |m| m.text(2, prefix)),
             Expr::Accept => verdict(list, 1),
             Expr::Drop => verdict(list, 0),
-            Expr::Reject => element(list, "reject", |m| m.u32_be(1, 0).bytes(2, &[ADMIN_PROHIBITED])),
+            Expr::Reject => {
+                // Communication administratively prohibited, in each family's numbers.
+                let code = match family {
+                    Family::V4 => 13,
+                    Family::V6 => 1,
+                };
+                element(list, "reject", |m| m.u32_be(1, 0).bytes(2, &[code]))
+            }
+            Expr::VerdictByLink { map } => {
+                let list = meta(list, link_name(Side::In), REGISTER_1);
+                element(list, "lookup", |m| {
+                    m.text(LOOKUP_SET, map)
+                        .u32_be(LOOKUP_SOURCE, REGISTER_1)
+                        .u32_be(LOOKUP_RESULT, VERDICT_REGISTER)
+                })
+            }
             Expr::Masquerade => element(list, "masq", |m| m),
             Expr::TranslateByPort { map } => {
-                const TRANSPORT_HEADER: u32 = 2;
                 let list = payload(list, TRANSPORT_HEADER, 2, 2, REGISTER_1);
                 let list = element(list, "lookup", |m| {
                     m.text(LOOKUP_SET, map)
@@ -139,11 +193,15 @@ impl Expr {
                         .u32_be(LOOKUP_RESULT, REGISTER_1)
                 });
                 const DESTINATION: u32 = 1;
+                let port = match family {
+                    Family::V4 => AFTER_4_BYTES,
+                    Family::V6 => AFTER_16_BYTES,
+                };
                 element(list, "nat", |m| {
                     m.u32_be(1, DESTINATION)
-                        .u32_be(2, u32::from(super::IPV4))
+                        .u32_be(2, u32::from(family.number()))
                         .u32_be(3, REGISTER_1)
-                        .u32_be(5, SLOT_1)
+                        .u32_be(5, port)
                 })
             }
         }
@@ -170,8 +228,38 @@ fn connection(list: Message, key: u32) -> Message {
     element(list, "ct", |m| m.u32_be(1, REGISTER_1).u32_be(2, key))
 }
 
+/// What the connection's first packet had.
+fn original(list: Message, key: u32) -> Message {
+    const ORIGINAL: u8 = 0;
+    element(list, "ct", |m| m.u32_be(1, REGISTER_1).u32_be(2, key).bytes(3, &[ORIGINAL]))
+}
+
 fn payload(list: Message, base: u32, offset: u32, len: u32, register: u32) -> Message {
     element(list, "payload", |m| m.u32_be(1, register).u32_be(2, base).u32_be(3, offset).u32_be(4, len))
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Source,
+    Destination,
+}
+
+fn address(list: Message, family: Family, way: Way, register: u32) -> Message {
+    let offset = match (family, way) {
+        (Family::V4, Way::Source) => 12,
+        (Family::V4, Way::Destination) => 16,
+        (Family::V6, Way::Source) => 8,
+        (Family::V6, Way::Destination) => 24,
+    };
+    payload(list, NETWORK_HEADER, offset, family.address_len(), register)
+}
+
+fn lookup(list: Message, set: &str, is: bool) -> Message {
+    const INVERTED: u32 = 1;
+    element(list, "lookup", |m| {
+        let m = m.text(LOOKUP_SET, set).u32_be(LOOKUP_SOURCE, REGISTER_1);
+        if is { m } else { m.u32_be(LOOKUP_FLAGS, INVERTED) }
+    })
 }
 
 /// Register 1 begins with `value`, or not.
@@ -181,24 +269,38 @@ fn compare(list: Message, equal: bool, value: &[u8]) -> Message {
     })
 }
 
-fn mask(list: Message, mask: [u8; 4]) -> Message {
-    element(list, "bitwise", |m| {
+/// Register 1 begins with a value from `start` to `end`.
+fn between(list: Message, start: &[u8], end: &[u8]) -> Message {
+    if start == end {
+        return compare(list, true, start);
+    }
+    element(list, "range", |m| {
         m.u32_be(1, REGISTER_1)
-            .u32_be(2, REGISTER_1)
-            .u32_be(3, 4)
-            .nested(4, |m| m.bytes(VALUE, &mask))
-            .nested(5, |m| m.bytes(VALUE, &[0; 4]))
+            .u32_be(2, 0)
+            .nested(3, |m| m.bytes(VALUE, start))
+            .nested(4, |m| m.bytes(VALUE, end))
     })
 }
 
-/// Register 1, a number in the host's byte order, has one of these bits.
-fn any_bit(list: Message, bits: u32) -> Message {
-    compare(mask(list, bits.to_ne_bytes()), false, &[0; 4])
+fn mask(list: Message, mask: &[u8]) -> Message {
+    let zeros = vec![0; mask.len()];
+    element(list, "bitwise", |m| {
+        m.u32_be(1, REGISTER_1)
+            .u32_be(2, REGISTER_1)
+            .u32_be(3, mask.len() as u32)
+            .nested(4, |m| m.bytes(VALUE, mask))
+            .nested(5, |m| m.bytes(VALUE, &zeros))
+    })
 }
 
-fn within(list: Message, offset: u32, network: Ipv4Network) -> Message {
-    let list = mask(payload(list, NETWORK_HEADER, offset, 4, REGISTER_1), network.mask().octets());
-    compare(list, true, &network.network().octets())
+/// Register 1, a number in the host's byte order, has one of these bits, or none of them.
+fn any_bit(list: Message, bits: u32, is: bool) -> Message {
+    compare(mask(list, &bits.to_ne_bytes()), !is, &[0; 4])
+}
+
+fn within(list: Message, family: Family, way: Way, network: IpNetwork) -> Message {
+    let list = mask(address(list, family, way, REGISTER_1), &octets(network.mask()));
+    compare(list, true, &octets(network.network()))
 }
 
 fn verdict(list: Message, code: u32) -> Message {

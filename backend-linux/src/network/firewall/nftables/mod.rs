@@ -1,76 +1,154 @@
 //! The packet filter and address translation, on nftables, spoken over netlink: no program is executed for it.
 //!
 //! What does not depend on one container, the [`ruleset`], is set up once. What one container adds is data, elements
-//! of one set and one map ([`elements`]): a create and a destroy cost one batch each, however many containers there
-//! are. Each batch is atomic: it happens as a whole or not at all.
+//! of the fixed [`sets`], and a chain of its own if it has outbound [`rules`]: a create and a destroy cost one batch
+//! each, however many containers there are. Each batch is atomic: it happens as a whole or not at all.
 
-mod elements;
 mod expr;
+mod rules;
 mod ruleset;
+mod sets;
+mod table;
+mod wire;
+
+use std::collections::HashSet;
 
 use rustix::{io::Errno, net::netlink::NETFILTER};
 
-use super::{Change, Error, Firewall, Member, Policy};
-use crate::network::netlink::{self, Message, Socket, attributes, flags};
-
-/// Families of tables (`NFPROTO_*`).
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
-
-const SUBSYSTEM: u8 = 10;
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
-
-const NEW_TABLE: u8 = 0;
-const GET_TABLE: u8 = 1;
-const DELETE_TABLE: u8 = 2;
-const NEW_CHAIN: u8 = 3;
-const NEW_RULE: u8 = 6;
-const DELETE_RULE: u8 = 8;
-const NEW_SET: u8 = 9;
-const NEW_ELEMENT: u8 = 12;
-const DELETE_ELEMENT: u8 = 14;
-
-/// `NFTA_TABLE_NAME`
-const TABLE_NAME: u16 = 1;
+use super::{Change, Error, Firewall, Member, Outbound, Policy};
+use crate::network::{
+    lease::Assignment,
+    netlink::{self, Message, Socket, attributes, flags},
+};
+use table::{Family, Table};
+use wire::{
+    BATCH_BEGIN, BATCH_END, DELETE_TABLE, GET_CHAIN, GET_TABLE, NEW_TABLE, SUBSYSTEM, TABLE_NAME, chain,
+};
 
 /// Our tables on this host.
 #[derive(Debug)]
 pub struct Nftables {
     socket: Socket,
-    table: String,
+    name: String,
+    /// Those in which containers have addresses.
+    tables: Vec<Table>,
+    /// Of the containers that have one: they are called like their links.
+    chains: HashSet<String>,
 }
 
 impl Nftables {
     /// For the server of this tag, in the calling thread's network namespace.
     pub fn open(tag: &str) -> Result<Nftables, netlink::Error> {
-        let table = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
-        Ok(Nftables { socket: Socket::open(Some(NETFILTER))?, table })
+        let name = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
+        let socket = Socket::open(Some(NETFILTER))?;
+        Ok(Nftables { socket, name, tables: Vec::new(), chains: HashSet::new() })
+    }
+
+    fn table(&self, family: Family) -> Table {
+        Table { family, name: self.name.clone() }
     }
 
     /// The messages that make a change.
-    fn messages(&self, change: &Change) -> Vec<Message> {
-        let table = &self.table;
+    fn messages(&mut self, change: &Change) -> Vec<Message> {
+        let each = |of_table: &dyn Fn(&Table) -> Vec<Message>| -> Vec<Message> {
+            self.tables.iter().flat_map(of_table).collect()
+        };
         match change {
-            Change::Admit(assignment) => elements::add_sources(table, [assignment]),
-            Change::Open(member) => {
-                elements::add_ports(table, [(&member.assignment, member.ports.as_slice())])
+            Change::Admit(assignment) => {
+                each(&|table| sets::add(table, &sets::places(table.family, assignment)))
             }
-            // Deleting what is not there fails the whole batch, after milliseconds; adding it first costs microseconds
-            // and makes sure that it is there.
+            Change::Open(Member { assignment, ports, outbound }) => {
+                let mut messages =
+                    each(&|table| sets::add(table, &sets::ports(table.family, assignment, ports)));
+                if !outbound.rules.is_empty() {
+                    messages.extend(self.chain_messages(assignment, outbound, false));
+                }
+                messages
+            }
             Change::Close { assignment, ports } => {
-                let add = elements::add_ports(table, [(assignment, ports.as_slice())]);
-                [add, elements::delete_ports(table, assignment, ports)].concat()
+                each(&|table| sets::remove(table, &sets::ports(table.family, assignment, ports)))
             }
-            Change::Replace { .. } => Vec::new(),
+            Change::Replace { assignment, outbound } => self.chain_messages(assignment, outbound, true),
             Change::Expel { assignment, ports } => {
-                let mut messages = elements::add_sources(table, [assignment]);
-                messages.extend(elements::add_ports(table, [(assignment, ports.as_slice())]));
-                messages.extend(elements::delete_sources(table, assignment));
-                messages.extend(elements::delete_ports(table, assignment, ports));
+                let mut messages = each(&|table| {
+                    let mut elements = sets::places(table.family, assignment);
+                    elements.extend(sets::ports(table.family, assignment, ports));
+                    sets::remove(table, &elements)
+                });
+                if self.chains.remove(&assignment.host_link) {
+                    messages.extend(each(&|table| without_chain(table, &assignment.host_link)));
+                }
                 messages
             }
         }
+    }
+
+    /// Gives a container these rules, `anew` without those that it has.
+    fn chain_messages(&mut self, assignment: &Assignment, outbound: &Outbound, anew: bool) -> Vec<Message> {
+        let name = &assignment.host_link;
+        self.chains.insert(name.clone());
+        let of_table = |table: &Table| {
+            let mut messages = vec![rules::declare(table, name)];
+            messages.extend(anew.then(|| rules::flush(table, name)));
+            messages.extend(rules::add(table, name, outbound));
+            messages.extend(sets::add(table, &[sets::jump(name)]));
+            messages
+        };
+        self.tables.iter().flat_map(of_table).collect()
+    }
+
+    /// The names of the chains that are in a table.
+    fn chains_of(&mut self, table: &Table) -> Result<Vec<String>, netlink::Error> {
+        let request = table.message("list firewall chains", GET_CHAIN, flags::DUMP);
+        // The kernel lists the chains of all tables of the family.
+        let named = |payload: &[u8]| -> Option<(String, String)> {
+            let find = |wanted| attributes(payload.get(4..)?).find(|(kind, _)| *kind == wanted);
+            Some((text(find(TABLE_NAME)?.1), text(find(chain::NAME)?.1)))
+        };
+        let all = self.socket.dump(request, named)?;
+        Ok(all.into_iter().filter(|(of, _)| *of == table.name).map(|(_, name)| name).collect())
+    }
+
+    /// The fixed chains of a family in which containers have addresses. Containers' elements and chains stay.
+    fn install_open(&mut self, table: &Table, policy: &Policy) -> Result<(), netlink::Error> {
+        let fixed = ruleset::open(table.family, policy);
+        let mut batch = vec![table.message("add firewall table", NEW_TABLE, flags::CREATE)];
+        batch.extend(sets::declarations(table));
+        let found = self.chains_of(table)?;
+        let stale: Vec<&String> =
+            found.iter().filter(|name| !name.starts_with(&policy.link_prefix)).collect();
+        batch.extend(stale.iter().map(|name| rules::flush(table, name)));
+        let unknown = stale.iter().filter(|name| fixed.iter().all(|chain| chain.name != name.as_str()));
+        batch.extend(unknown.map(|name| rules::delete(table, name)));
+        let chains: Vec<Message> = fixed.iter().flat_map(|chain| chain.messages(table)).collect();
+        batch.extend(chains.clone());
+        if self.batch(batch).is_ok() {
+            return Ok(());
+        }
+        // Another version's sets may have other types: then all of the table goes, and adoption fills it again.
+        self.batch([anew(table), sets::declarations(table), chains].concat())
+    }
+
+    /// Makes `rest` of a table's containers those of `members`, one by one: each of them is without its rules at no
+    /// moment, and no batch grows with their number.
+    fn replace_chains(&mut self, table: &Table, members: &[Member]) -> Result<(), netlink::Error> {
+        let found = self.chains_of(table)?;
+        let has_rules = |member: &&Member| !member.outbound.rules.is_empty();
+        let kept: HashSet<&str> =
+            members.iter().filter(has_rules).map(|member| member.assignment.host_link.as_str()).collect();
+        let fixed: HashSet<&str> = ruleset::NAMES.into_iter().collect();
+        let gone =
+            found.iter().filter(|name| !kept.contains(name.as_str()) && !fixed.contains(name.as_str()));
+        let gone: Vec<Message> = gone.flat_map(|name| without_chain(table, name)).collect();
+        self.batch(gone)?;
+        for member in members.iter().filter(has_rules) {
+            let name = &member.assignment.host_link;
+            let mut messages = vec![rules::declare(table, name), rules::flush(table, name)];
+            messages.extend(rules::add(table, name, &member.outbound));
+            messages.extend(sets::add(table, &[sets::jump(name)]));
+            self.batch(messages)?;
+        }
+        Ok(())
     }
 
     /// Does all of `messages` or none.
@@ -85,31 +163,50 @@ impl Nftables {
     }
 }
 
+/// Removes a container's chain, which may be there or not, and what leads to it.
+fn without_chain(table: &Table, name: &str) -> Vec<Message> {
+    let element = [sets::jump(name)];
+    let mut messages = vec![rules::declare(table, name)];
+    messages.extend(sets::remove(table, &element));
+    messages.extend([rules::flush(table, name), rules::delete(table, name)]);
+    messages
+}
+
+/// A table with nothing in it.
+fn anew(table: &Table) -> Vec<Message> {
+    vec![
+        table.message("add firewall table", NEW_TABLE, flags::CREATE),
+        table.message("delete firewall table", DELETE_TABLE, 0),
+        table.message("add firewall table", NEW_TABLE, flags::CREATE),
+    ]
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
 impl Firewall for Nftables {
     fn install(&mut self, policy: &Policy) -> Result<(), Error> {
-        let fixed = ruleset::ipv4(&self.table, policy);
-        let flush = table_message("flush firewall table", DELETE_RULE, 0, IPV4, &self.table);
-        if self.batch([ruleset::declarations(&self.table), vec![flush], fixed.clone()].concat()).is_err() {
-            // Another version's sets may have other types: then all of the table goes, and adoption fills it again.
-            let anew = vec![
-                table_message("add firewall table", NEW_TABLE, flags::CREATE, IPV4, &self.table),
-                table_message("delete firewall table", DELETE_TABLE, 0, IPV4, &self.table),
-            ];
-            self.batch([anew, ruleset::declarations(&self.table), fixed].concat())?;
+        self.tables = vec![self.table(Family::V4)];
+        if policy.ipv6 && policy.pool_ipv6.is_some() {
+            self.tables.push(self.table(Family::V6));
         }
-        if !policy.ipv6 {
-            return Ok(());
+        for table in self.tables.clone() {
+            self.install_open(&table, policy)?;
         }
-        let anew = vec![
-            table_message("add IPv6 firewall table", NEW_TABLE, flags::CREATE, IPV6, &self.table),
-            table_message("delete IPv6 firewall table", DELETE_TABLE, 0, IPV6, &self.table),
-        ];
-        Ok(self.batch([anew, ruleset::ipv6(&self.table, policy)].concat())?)
+        if policy.ipv6 && policy.pool_ipv6.is_none() {
+            let table = self.table(Family::V6);
+            let closed = ruleset::closed(policy);
+            let chains = closed.iter().flat_map(|chain| chain.messages(&table));
+            self.batch(anew(&table).into_iter().chain(chains).collect())?;
+        }
+        Ok(())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), Error> {
         let removes = |change: &Change| matches!(change, Change::Close { .. } | Change::Expel { .. });
-        match self.batch(changes.iter().flat_map(|change| self.messages(change)).collect()) {
+        let messages = changes.iter().flat_map(|change| self.messages(change)).collect();
+        match self.batch(messages) {
             // Where the table itself is gone, so is all of it.
             Err(error) if error.errno() == Some(Errno::NOENT) && changes.iter().all(removes) => Ok(()),
             result => Ok(result?),
@@ -117,26 +214,27 @@ impl Firewall for Nftables {
     }
 
     fn replace_all(&mut self, members: &[Member]) -> Result<(), Error> {
-        let mut batch = elements::flush(&self.table);
-        batch.extend(elements::add_sources(&self.table, members.iter().map(|member| &member.assignment)));
-        let ports = members.iter().map(|member| (&member.assignment, member.ports.as_slice()));
-        batch.extend(elements::add_ports(&self.table, ports));
-        Ok(self.batch(batch)?)
-    }
-
-    fn tidy(&mut self) -> Result<(), Error> {
+        for table in self.tables.clone() {
+            let mut batch = sets::flush(&table);
+            let elements: Vec<_> =
+                members.iter().flat_map(|member| sets::places(table.family, &member.assignment)).collect();
+            batch.extend(sets::add(&table, &elements));
+            let ports = members
+                .iter()
+                .flat_map(|member| sets::ports(table.family, &member.assignment, &member.ports));
+            batch.extend(sets::add(&table, &ports.collect::<Vec<_>>()));
+            self.batch(batch)?;
+            self.replace_chains(&table, members)?;
+        }
+        let with_rules = members.iter().filter(|member| !member.outbound.rules.is_empty());
+        self.chains = with_rules.map(|member| member.assignment.host_link.clone()).collect();
         Ok(())
     }
 
     fn uninstall(&mut self) -> Result<(), Error> {
-        for family in [IPV4, IPV6] {
-            match self.batch(vec![table_message(
-                "delete firewall table",
-                DELETE_TABLE,
-                0,
-                family,
-                &self.table,
-            )]) {
+        for family in [Family::V4, Family::V6] {
+            let delete = self.table(family).message("delete firewall table", DELETE_TABLE, 0);
+            match self.batch(vec![delete]) {
                 Err(error)
                     if matches!(
                         error.errno(),
@@ -149,30 +247,14 @@ impl Firewall for Nftables {
     }
 
     fn has_siblings(&mut self) -> Result<bool, Error> {
-        let kind = message_kind(GET_TABLE);
-        let request = Message::new("list firewall tables", kind, flags::DUMP, &family_header(IPV4));
+        let table = self.table(Family::V4);
+        let kind = u16::from_be_bytes([SUBSYSTEM, GET_TABLE]);
+        let request =
+            Message::new("list firewall tables", kind, flags::DUMP, &[table.family.number(), 0, 0, 0]);
         let names = self.socket.dump(request, |payload| {
             let (_, name) = attributes(payload.get(4..)?).find(|(kind, _)| *kind == TABLE_NAME)?;
-            Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+            Some(text(name))
         })?;
-        Ok(names.iter().any(|name| *name != self.table && (name == "garden" || name.starts_with("garden-"))))
+        Ok(names.iter().any(|name| *name != self.name && (name == "garden" || name.starts_with("garden-"))))
     }
-}
-
-fn message_kind(operation: u8) -> u16 {
-    u16::from_be_bytes([SUBSYSTEM, operation])
-}
-
-fn family_header(family: u8) -> [u8; 4] {
-    [family, 0, 0, 0]
-}
-
-/// A message about an IPv4 table or what is in it.
-fn message(what: &'static str, operation: u8, flags: u16, table: &str) -> Message {
-    table_message(what, operation, flags, IPV4, table)
-}
-
-/// Each object's messages name their table with attribute 1 (`NFTA_*_TABLE`, `NFTA_TABLE_NAME`).
-fn table_message(what: &'static str, operation: u8, flags: u16, family: u8, table: &str) -> Message {
-    Message::new(what, message_kind(operation), flags, &family_header(family)).text(TABLE_NAME, table)
 }

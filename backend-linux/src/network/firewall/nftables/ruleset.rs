@@ -4,24 +4,20 @@
 //! ends our chain and no other, so operators' own tables keep their effect. Whether a packet is a container's is told
 //! by the name of the link, not by the address: containers may have addresses outside of the pool.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{
-    IPV4, IPV6, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_TABLE,
-    expr::{Expr, Side},
-    message, table_message,
+    expr::{Expr, ICMP_V6, Side, TCP},
+    sets::{NEIGHBOURS, OUTBOUND, PORTS, SOURCES},
+    table::{Family, Table},
+    wire::{NEW_CHAIN, NEW_RULE, chain, rule},
 };
 use crate::network::{
     firewall::Policy,
     netlink::{Message, flags},
 };
-
-/// Host-side link and container address that belong together.
-pub const SOURCES: &str = "sources";
-/// Host port to container address and port.
-pub const PORTS: &str = "ports";
 
 /// Where in a packet's way a chain stands (`NF_INET_*`).
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +29,9 @@ enum Hook {
     Postrouting = 4,
 }
 
-struct Chain {
-    name: &'static str,
+/// A chain with all of its rules.
+pub struct Chain {
+    pub name: &'static str,
     kind: &'static str,
     hook: Hook,
     priority: i32,
@@ -47,148 +44,176 @@ const DESTINATION_NAT: i32 = -100;
 const FILTER: i32 = 0;
 const SOURCE_NAT: i32 = 100;
 
-fn chains(policy: &Policy) -> Vec<Chain> {
-    let ours = |side, is| Expr::Link { side, prefix: policy.link_prefix.clone(), is };
-    let bound = |side, is| Expr::LinkAndSource { side, set: SOURCES, is };
-    // The prefix is a constant below 33; otherwise it would be one address.
-    let loopback = Ipv4Network::new(Ipv4Addr::new(127, 0, 0, 0), 8).unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let translate = || vec![Expr::Tcp, Expr::ToHost, Expr::TranslateByPort { map: PORTS }];
+/// The names of all of them.
+pub const NAMES: [&str; 6] =
+    ["raw-prerouting", "nat-prerouting", "nat-output", "nat-postrouting", "forward", "input"];
 
-    let mut input = vec![vec![ours(Side::In, true), Expr::Established, Expr::Accept]];
-    if !policy.allow_host_access {
-        input.push(vec![ours(Side::In, true), Expr::Reject]);
-    }
-    // The host reaches mapped ports by its loopback because our links route it (route_localnet). Others must not reach
-    // what listens on the loopback through that: CVE-2020-8558.
-    let mut raw = vec![vec![Expr::NotFromLoopback, Expr::Destination(loopback), Expr::Drop]];
-    if policy.check_sources {
-        raw.push(vec![ours(Side::In, true), bound(Side::In, false), Expr::Drop]);
-    }
+/// The chains of a family in which containers have addresses.
+pub fn open(family: Family, policy: &Policy) -> Vec<Chain> {
+    let [raw_prerouting, nat_prerouting, nat_output, nat_postrouting, forward_chain, input_chain] = NAMES;
     vec![
-        Chain { name: "raw-prerouting", kind: "filter", hook: Hook::Prerouting, priority: RAW, rules: raw },
         Chain {
-            name: "nat-prerouting",
+            name: raw_prerouting,
+            kind: "filter",
+            hook: Hook::Prerouting,
+            priority: RAW,
+            rules: raw(family, policy),
+        },
+        Chain {
+            name: nat_prerouting,
             kind: "nat",
             hook: Hook::Prerouting,
             priority: DESTINATION_NAT,
-            rules: vec![translate()],
+            rules: translate(),
         },
         Chain {
-            name: "nat-output",
+            name: nat_output,
             kind: "nat",
             hook: Hook::Output,
             priority: DESTINATION_NAT,
-            rules: vec![translate()],
+            rules: translate(),
         },
         Chain {
-            name: "nat-postrouting",
+            name: nat_postrouting,
             kind: "nat",
             hook: Hook::Postrouting,
             priority: SOURCE_NAT,
-            rules: vec![
-                vec![ours(Side::In, true), ours(Side::Out, false), Expr::Masquerade],
-                // Back to where it came from, through a port of its own: a container would not take a packet from its
-                // own address.
-                vec![bound(Side::Out, true), Expr::Masquerade],
-                // From the host's loopback to a mapped port.
-                vec![ours(Side::Out, true), Expr::Source(loopback), Expr::Masquerade],
-            ],
+            rules: masquerade(family, policy),
         },
         Chain {
-            name: "forward",
+            name: forward_chain,
             kind: "filter",
             hook: Hook::Forward,
             priority: FILTER,
-            rules: vec![
-                vec![Expr::Established, Expr::Accept],
-                vec![Expr::DestinationTranslated, Expr::Accept],
-                vec![ours(Side::In, true), ours(Side::Out, true), Expr::Reject],
-                // Nor out to the world under the address of a container that is not there.
-                vec![ours(Side::In, true), Expr::Destination(policy.pool), Expr::Reject],
-            ],
+            rules: forward(family, policy),
         },
-        Chain { name: "input", kind: "filter", hook: Hook::Input, priority: FILTER, rules: input },
+        Chain {
+            name: input_chain,
+            kind: "filter",
+            hook: Hook::Input,
+            priority: FILTER,
+            rules: input(family, policy),
+        },
     ]
 }
 
-/// The table, its set and its map, made where they are not there.
-pub fn declarations(table: &str) -> Vec<Message> {
-    vec![message("add firewall table", NEW_TABLE, flags::CREATE, table), sources(table), ports(table)]
+/// The chains of a family in which containers have no addresses: what they send all the same goes nowhere.
+pub fn closed(policy: &Policy) -> Vec<Chain> {
+    let rules = vec![vec![ours(policy, Side::In, true), Expr::Drop]];
+    vec![Chain { name: "raw-prerouting", kind: "filter", hook: Hook::Prerouting, priority: RAW, rules }]
 }
 
-/// The chains and rules, for a table that has none.
-pub fn ipv4(table: &str, policy: &Policy) -> Vec<Message> {
-    chains(policy).iter().flat_map(|chain| chain.messages(IPV4, table)).collect()
+fn ours(policy: &Policy, side: Side, is: bool) -> Expr {
+    Expr::Link { side, prefix: policy.link_prefix.clone(), is }
 }
 
-/// All of the IPv6 table: containers have no IPv6, and what they send of it all the same goes nowhere.
-pub fn ipv6(table: &str, policy: &Policy) -> Vec<Message> {
-    let ours = Expr::Link { side: Side::In, prefix: policy.link_prefix.clone(), is: true };
-    let chain = Chain {
-        name: "raw-prerouting",
-        kind: "filter",
-        hook: Hook::Prerouting,
-        priority: RAW,
-        rules: vec![vec![ours, Expr::Drop]],
-    };
-    let mut messages = vec![table_message("add IPv6 firewall table", NEW_TABLE, flags::CREATE, IPV6, table)];
-    messages.extend(chain.messages(IPV6, table));
-    messages
+fn loopback(family: Family) -> IpNetwork {
+    match family {
+        // The prefix is a constant below 33; otherwise it would be one address.
+        Family::V4 => Ipv4Network::new(Ipv4Addr::new(127, 0, 0, 0), 8)
+            .map_or(IpNetwork::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)), IpNetwork::V4),
+        Family::V6 => IpNetwork::from(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    }
+}
+
+/// The part of the pool that this family has.
+fn pool(family: Family, policy: &Policy) -> Option<IpNetwork> {
+    match family {
+        Family::V4 => Some(policy.pool.into()),
+        Family::V6 => policy.pool_ipv6.map(IpNetwork::V6),
+    }
+}
+
+fn raw(family: Family, policy: &Policy) -> Vec<Vec<Expr>> {
+    // The host reaches mapped ports by its loopback because our links route it (route_localnet). Others must not reach
+    // what listens on the loopback through that: CVE-2020-8558.
+    let mut rules = vec![vec![Expr::NotFromLoopback, Expr::Destination(loopback(family)), Expr::Drop]];
+    if policy.check_sources {
+        let bound = Expr::LinkAndSource { side: Side::In, set: SOURCES, is: false };
+        rules.push(vec![ours(policy, Side::In, true), bound, Expr::Drop]);
+    }
+    rules
+}
+
+fn translate() -> Vec<Vec<Expr>> {
+    vec![vec![Expr::Protocol(TCP), Expr::ToHost, Expr::TranslateByPort { map: PORTS }]]
+}
+
+fn masquerade(family: Family, policy: &Policy) -> Vec<Vec<Expr>> {
+    vec![
+        vec![ours(policy, Side::In, true), ours(policy, Side::Out, false), Expr::Masquerade],
+        // Back to where it came from, through a port of its own: a container would not take a packet from its own
+        // address.
+        vec![Expr::LinkAndSource { side: Side::Out, set: SOURCES, is: true }, Expr::Masquerade],
+        // From the host's loopback to a mapped port.
+        vec![ours(policy, Side::Out, true), Expr::Source(loopback(family)), Expr::Masquerade],
+    ]
+}
+
+fn forward(family: Family, policy: &Policy) -> Vec<Vec<Expr>> {
+    let untranslated = || Expr::DestinationTranslated { is: false };
+    let mut rules = vec![
+        vec![Expr::Established, Expr::Accept],
+        vec![ours(policy, Side::In, false), Expr::Accept],
+        vec![ours(policy, Side::Out, true), Expr::LinkAndDestination { set: NEIGHBOURS }, Expr::Accept],
+        vec![ours(policy, Side::Out, true), untranslated(), Expr::Reject],
+    ];
+    // Nor out to the world under the address of a container that is not there.
+    rules
+        .extend(pool(family, policy).map(|pool| vec![Expr::Destination(pool), untranslated(), Expr::Reject]));
+    rules.push(vec![Expr::VerdictByLink { map: OUTBOUND }]);
+    let denied = policy.denied.iter().filter(|network| family.has(network.ip()));
+    rules.extend(denied.map(|network| {
+        vec![Expr::OriginalDestination(network.network()..=network.broadcast()), Expr::Reject]
+    }));
+    rules
+}
+
+fn input(family: Family, policy: &Policy) -> Vec<Vec<Expr>> {
+    let mut rules = vec![vec![ours(policy, Side::In, true), Expr::Established, Expr::Accept]];
+    if policy.allow_host_access {
+        return rules;
+    }
+    if family == Family::V6 {
+        // The gateway's link address is found by these: solicitations and advertisements of neighbours.
+        let discovery = vec![Expr::Protocol(ICMP_V6), Expr::IcmpType(135..=136), Expr::Accept];
+        rules.push(std::iter::once(ours(policy, Side::In, true)).chain(discovery).collect());
+    }
+    rules.push(vec![ours(policy, Side::In, true), Expr::Reject]);
+    rules
 }
 
 impl Chain {
-    fn messages(&self, family: u8, table: &str) -> Vec<Message> {
-        const NAME: u16 = 3;
-        const HOOK: u16 = 4;
-        const POLICY: u16 = 5;
-        const KIND: u16 = 7;
+    /// The chain, where it is not there, and its rules, where it has none.
+    pub fn messages(&self, table: &Table) -> Vec<Message> {
         const ACCEPT: u32 = 1;
-        let chain = table_message("add firewall chain", NEW_CHAIN, flags::CREATE, family, table)
-            .text(NAME, self.name)
-            .nested(HOOK, |m| m.u32_be(1, self.hook as u32).bytes(2, &self.priority.to_be_bytes()))
-            .u32_be(POLICY, ACCEPT)
-            .text(KIND, self.kind);
-        let rules = self.rules.iter().map(|rule| {
-            const CHAIN: u16 = 2;
-            const EXPRESSIONS: u16 = 4;
-            table_message("add firewall rule", NEW_RULE, flags::CREATE | flags::APPEND, family, table)
-                .text(CHAIN, self.name)
-                .nested(EXPRESSIONS, |list| rule.iter().fold(list, |list, expr| expr.put(list)))
-        });
+        let chain = table
+            .message("add firewall chain", NEW_CHAIN, flags::CREATE)
+            .text(chain::NAME, self.name)
+            .nested(chain::HOOK, |m| m.u32_be(1, self.hook as u32).bytes(2, &self.priority.to_be_bytes()))
+            .u32_be(chain::POLICY, ACCEPT)
+            .text(chain::KIND, self.kind);
+        let rules = self.rules.iter().map(|rule| append(table, self.name, rule));
         std::iter::once(chain).chain(rules).collect()
     }
 }
 
-const SET_NAME: u16 = 2;
-const SET_FLAGS: u16 = 3;
-const SET_KEY_TYPE: u16 = 4;
-const SET_KEY_LEN: u16 = 5;
-const SET_DATA_TYPE: u16 = 6;
-const SET_DATA_LEN: u16 = 7;
-const SET_ID: u16 = 10;
-
-/// What `nft` shows values as; the kernel does not look at it. A concatenation has six bits for each of its types.
-const TYPE_IPV4_ADDRESS: u32 = 7;
-const TYPE_PORT: u32 = 13;
-const TYPE_LINK_NAME: u32 = 41;
-
-fn sources(table: &str) -> Message {
-    message("add firewall set", NEW_SET, flags::CREATE, table)
-        .text(SET_NAME, SOURCES)
-        .u32_be(SET_FLAGS, 0)
-        .u32_be(SET_KEY_TYPE, TYPE_LINK_NAME << 6 | TYPE_IPV4_ADDRESS)
-        .u32_be(SET_KEY_LEN, 20)
-        .u32_be(SET_ID, 1)
+fn append(table: &Table, chain: &str, expressions: &[Expr]) -> Message {
+    put(
+        table.message("add firewall rule", NEW_RULE, flags::CREATE | flags::APPEND),
+        table,
+        chain,
+        expressions,
+    )
 }
 
-fn ports(table: &str) -> Message {
-    const MAP: u32 = 8;
-    message("add firewall map", NEW_SET, flags::CREATE, table)
-        .text(SET_NAME, PORTS)
-        .u32_be(SET_FLAGS, MAP)
-        .u32_be(SET_KEY_TYPE, TYPE_PORT)
-        .u32_be(SET_KEY_LEN, 2)
-        .u32_be(SET_DATA_TYPE, TYPE_IPV4_ADDRESS << 6 | TYPE_PORT)
-        .u32_be(SET_DATA_LEN, 8)
-        .u32_be(SET_ID, 2)
+/// Adds a rule before all others of its chain.
+pub fn prepend(table: &Table, chain: &str, expressions: &[Expr]) -> Message {
+    put(table.message("add firewall rule", NEW_RULE, flags::CREATE), table, chain, expressions)
+}
+
+fn put(message: Message, table: &Table, chain: &str, expressions: &[Expr]) -> Message {
+    message
+        .text(rule::CHAIN, chain)
+        .nested(rule::EXPRESSIONS, |list| expressions.iter().fold(list, |list, e| e.put(list, table.family)))
 }
