@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::LazyLock,
@@ -64,6 +65,11 @@ impl Killable {
     /// How the names of its links begin.
     pub fn link_prefix(&self) -> String {
         format!("g{}-", self.slot.tag())
+    }
+
+    /// An address that a container of this server, and of no other, may name.
+    pub fn named_address(&self) -> Ipv4Addr {
+        self.slot.named_address()
     }
 
     /// What the groups are called that those of its containers are in.

@@ -64,6 +64,11 @@ impl Slot {
         format!("{}/26", Ipv4Addr::from(base))
     }
 
+    /// A container's address in a /30 that is not of any world's pool.
+    pub(crate) fn named_address(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 252, 0, 2)) + u32::from(self.number) * 64)
+    }
+
     /// The first of its host ports.
     pub(crate) fn first_port(&self) -> u16 {
         FIRST_PORT + self.number * PORTS

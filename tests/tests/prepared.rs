@@ -67,14 +67,14 @@ fn waiting(server: u32) -> BTreeSet<u32> {
     templates.into_iter().flat_map(|template| children(template, "garden-init")).collect()
 }
 
-/// The subnets of the host's ends of links, by the addresses of those who live at the other end.
+/// Who lives at the other ends of the host's links.
 fn waiting_addresses(server: &Killable) -> Vec<Ipv4Addr> {
     let output = Command::new("ip").args(["-4", "-o", "route", "show"]).output().expect("ip");
     let routes = String::from_utf8(output.stdout).unwrap();
     let ours = format!("dev {}", server.link_prefix());
-    let subnets =
-        routes.lines().filter(|line| line.contains(&ours)).filter_map(|line| line.split('/').next());
-    subnets.map(|first| Ipv4Addr::from(u32::from(first.parse::<Ipv4Addr>().expect("a subnet")) + 2)).collect()
+    let addresses =
+        routes.lines().filter(|line| line.contains(&ours)).filter_map(|line| line.split(' ').next());
+    addresses.map(|address| address.parse().expect("an address")).collect()
 }
 
 async fn full(server: &Killable, number: usize) -> BTreeSet<u32> {
@@ -257,22 +257,22 @@ async fn what_hangs_before_it_starts_its_container_is_destroyed_by_the_next_serv
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subnet_that_waits_for_a_container_can_be_asked_for() {
+async fn a_named_address_is_the_next_containers_as_soon_as_its_container_is_destroyed() {
     if !can_make_containers() {
         return;
     }
-    for privileged in [false, true] {
-        let mut server = Killable::new().with_options(&["--prepared-containers", "2"]);
-        let client = server.start(None).await;
-        full(&server, 2).await;
-        let address = waiting_addresses(&server)[0];
-        let spec = ContainerSpec { network: address.to_string(), privileged, ..Default::default() };
+    let mut server = Killable::new();
+    let client = server.start(None).await;
+    for privileged in [false, true, false] {
+        let network = server.named_address().to_string();
+        let spec = ContainerSpec { network: network.clone(), privileged, ..Default::default() };
         let handle = client.create(spec.clone()).await.expect("create");
-        assert_eq!(client.info(&handle).await.expect("info").container_ip, address.to_string());
+        assert_eq!(client.info(&handle).await.expect("info").container_ip, network);
         works(&client, &handle).await;
         client.create(spec).await.expect_err("it is a container's now");
-        server.clean_up().await;
+        client.destroy(&handle).await.expect("destroy");
     }
+    assert_eq!(server.clean_up().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,24 +332,4 @@ async fn what_died_gives_its_place_on_the_network_back() {
         client.destroy(&handle).await.expect("destroy");
     }
     assert_eq!(server.clean_up().await, Vec::<String>::new());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_subnet_that_is_just_being_prepared_can_be_asked_for() {
-    if !can_make_containers() {
-        return;
-    }
-    let mut server = Killable::new().with_options(&["--prepared-containers", "2"]);
-    let client = server.start(None).await;
-    let mut highest = Ipv4Addr::UNSPECIFIED;
-    for _ in 0..6 {
-        let handle = client.create(ContainerSpec::default()).await.expect("create");
-        let address: Ipv4Addr = client.info(&handle).await.expect("info").container_ip.parse().unwrap();
-        // Given out in order, those after the highest were never a container's: they are free, wait, or are being made.
-        // One that was made in the meantime may come after a higher one, which a create took that did not wait for it.
-        highest = Ipv4Addr::from(u32::from(highest.max(address)) + 4);
-        let network = highest.to_string();
-        client.create(ContainerSpec { network, ..Default::default() }).await.expect("create with a subnet");
-    }
-    server.clean_up().await;
 }

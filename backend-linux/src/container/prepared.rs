@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::{Error, Host};
 use crate::{
     ids::{Error as IdError, IdLease},
-    network::{Error as NetworkError, Lease, PoolError, Subnet},
+    network::{Error as NetworkError, Lease, PoolError},
     process::{Connection, Error as ProcessError, nonsense},
     supervisor::{PrepareRequest, Reply, Request},
 };
@@ -75,7 +75,7 @@ struct Connected {
 
 impl Connected {
     async fn make(host: &Arc<Host>) -> Result<Connected, Error> {
-        let lease = host.network.plan("")?;
+        let lease = host.network.plan("").await?;
         let ids = host.ids.take(false)?;
         let prepared = Prepared::make(host, &ids).await?;
         if let Err(error) = prepared.attach(host, &lease).await {
@@ -157,24 +157,6 @@ impl Pool {
         taken
     }
 
-    /// The one that has a subnet, be it still being made.
-    async fn take_with(&self, subnet: Subnet) -> Option<Connected> {
-        if let Some(found) = self.take_ready_with(subnet) {
-            return Some(found);
-        }
-        let making = self.making.lock().await;
-        let found = self.take_ready_with(subnet);
-        drop(making);
-        found
-    }
-
-    fn take_ready_with(&self, subnet: Subnet) -> Option<Connected> {
-        let mut living = self.living();
-        let place = living.iter().position(|found| found.lease.assignment().subnet == subnet);
-        self.wanted.notify_one();
-        living.remove(place?)
-    }
-
     /// Fills the pool whenever something was taken out of it; never ends.
     pub async fn fill(host: Arc<Host>) {
         let pool = &host.prepared;
@@ -219,27 +201,32 @@ pub async fn place(host: &Host, requested: &str, privileged: bool) -> Result<Pla
     {
         return Ok(connected.into());
     }
-    let error = match host.network.plan(requested) {
+    let error = match host.network.plan(requested).await {
         Ok(lease) => {
             let ids = ids(host, privileged).await?;
             return Ok(Place { lease, ids, connection: None });
         }
         Err(error) => error,
     };
-    let prepared = match &error {
-        NetworkError::Pool(PoolError::SubnetsExhausted { .. }) => host.prepared.take_next().await,
-        NetworkError::Pool(PoolError::SubnetInUse { subnet }) => host.prepared.take_with(*subnet).await,
-        _ => None,
-    };
-    match prepared {
-        Some(connected) if !privileged => return Ok(connected.into()),
-        Some(connected) => host.prepared.give_up(connected.lease),
-        None => {}
+    match &error {
+        NetworkError::Pool(PoolError::SubnetsExhausted { .. }) => match host.prepared.take_next().await {
+            Some(connected) if !privileged => return Ok(connected.into()),
+            Some(connected) => host.prepared.give_up(connected.lease),
+            None => {}
+        },
+        // Its last container was destroyed a moment ago.
+        NetworkError::Pool(PoolError::Leaving { .. }) => {
+            let lease = plan_when_free(host, requested).await?;
+            return Ok(Place { lease, ids: ids(host, privileged).await?, connection: None });
+        }
+        _ => return Err(error.into()),
     }
     // One that has died may have had it, too.
     if !host.prepared.release_given_up(host).await {
         return Err(error.into());
     }
+    // Nothing is prepared meanwhile, which could take it.
+    let _making = host.prepared.making.lock().await;
     let lease = plan_when_free(host, requested).await?;
     Ok(Place { lease, ids: host.ids.take(privileged)?, connection: None })
 }
@@ -260,13 +247,12 @@ async fn ids(host: &Host, privileged: bool) -> Result<IdLease, Error> {
     Ok(ids)
 }
 
-/// Waits for the link of a place that was given up to be gone. Nothing is prepared meanwhile, which could take it.
+/// Waits for the link to be gone of who had the place before.
 async fn plan_when_free(host: &Host, requested: &str) -> Result<Lease, Error> {
-    let _making = host.prepared.making.lock().await;
     let deadline = tokio::time::Instant::now() + RETRY;
     loop {
-        match host.network.plan(requested) {
-            Err(NetworkError::Pool(PoolError::SubnetInUse { .. } | PoolError::SubnetsExhausted { .. }))
+        match host.network.plan(requested).await {
+            Err(NetworkError::Pool(PoolError::Leaving { .. } | PoolError::SubnetsExhausted { .. }))
                 if tokio::time::Instant::now() < deadline =>
             {
                 tokio::time::sleep(LINK_LOOK_INTERVAL).await;

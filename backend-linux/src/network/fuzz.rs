@@ -3,7 +3,7 @@
 use super::{
     link,
     netlink::{Message, answers, attributes},
-    pool::subnets,
+    pool::subnet,
 };
 
 /// A datagram: everything that is read out of it lies in it, and reading it ends.
@@ -37,10 +37,12 @@ pub(crate) fn datagram(bytes: &[u8]) {
 /// The `network` of a spec.
 pub(crate) fn subnet(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if let Ok(subnet) = subnets::parse(&text) {
-        assert_eq!(subnets::parse(&subnet.to_string()).ok(), Some(subnet), "by its own name");
-        let container = subnet.container_address();
-        assert_eq!(subnets::parse(&container.to_string()).ok(), Some(subnet), "by its container's address");
-        assert_ne!(container, subnet.host_address());
-    }
+    let Ok(named) = subnet::parse(&text) else { return };
+    let read = |text: &str| subnet::parse(text).map(|named| (named.subnet, named.address)).ok();
+    let subnet = named.subnet;
+    assert_eq!(read(&subnet.to_string()), Some((subnet, None)), "by its own name");
+    let address = named.address.unwrap_or(subnet.container_address());
+    let by_address = read(&format!("{address}/{}", subnet.prefix()));
+    assert_eq!(by_address, Some((subnet, Some(address))), "by each address of a container");
+    assert_ne!(address, subnet.host_address());
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, MutexGuard};
 use super::{
     Error,
     firewall::{Change, Firewall, nftables::Nftables, turns::Turns},
+    host::HostNetworks,
     netlink::Socket,
 };
 
@@ -74,6 +75,14 @@ impl Kernel {
             rest(result?, &kernel)
         })
         .await
+    }
+
+    /// The networks that the host itself is in, apart from the links whose names begin with `prefix`.
+    pub async fn host_networks(&self, prefix: &str) -> Result<HostNetworks, Error> {
+        let prefix = prefix.to_owned();
+        let what = "find the host's own networks";
+        let read = move |links: &mut Socket| HostNetworks::read(links, &prefix);
+        self.with_links(move |links| read(links).map_err(|source| Error::Netlink { what, source })).await
     }
 
     /// The firewall, for a thread that may block. Not to be kept while links are waited for.

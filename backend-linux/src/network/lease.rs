@@ -12,14 +12,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::pool::{PortPool, Subnet, SubnetPool};
+use super::pool::{Place, PortPool, Subnet, SubnetPool};
 
 /// Where a container is on the network; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
-    /// The /30 of the link between host and container.
+    /// The subnet that the container is in: a /30 of its own, or a larger one that it may share.
     pub subnet: Subnet,
-    /// The host's address on it, the container's gateway.
+    /// The host's address in it, the container's gateway.
     pub host_ip: Ipv4Addr,
     /// The container's address.
     pub container_ip: Ipv4Addr,
@@ -37,6 +37,11 @@ impl Assignment {
     pub fn addresses(&self) -> Vec<IpAddr> {
         let ipv6 = self.ipv6.map(|pair| pair.container_ip.into());
         std::iter::once(self.container_ip.into()).chain(ipv6).collect()
+    }
+
+    /// What it has of the subnets.
+    pub(super) fn place(&self) -> Place {
+        Place { subnet: self.subnet, address: self.container_ip }
     }
 }
 
@@ -76,7 +81,7 @@ impl Drop for Lease {
         let owner = &self.assignment.host_link;
         let mut pools = self.ledger.lock();
         if pools.planned.remove(owner) {
-            pools.subnets.give_back(self.assignment.subnet, owner);
+            pools.subnets.give_back(self.assignment.place(), owner);
             pools.ports.give_back_all(owner);
         }
     }

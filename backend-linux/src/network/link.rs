@@ -1,24 +1,19 @@
 //! The veth pair between the host and a container, and everything about links that is not memory.
 
-use std::{
-    net::Ipv4Addr,
-    os::fd::{AsRawFd, BorrowedFd},
-};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{
     lease::Assignment,
     netlink::{Answer, Error, Message, Socket, attributes, flags},
-    pool::PREFIX,
 };
 
 const NEW_LINK: u16 = 16;
 const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
 const SET_LINK: u16 = 19;
-const NEW_ADDRESS: u16 = 20;
-const NEW_ROUTE: u16 = 24;
 
 const LINK_HEADER_LEN: usize = 16;
+const ADDRESS: u16 = 1;
 const NAME: u16 = 3;
 const MTU: u16 = 4;
 const LINK_INFO: u16 = 18;
@@ -35,8 +30,6 @@ const VETH_PEER: u16 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const UP: u32 = 1;
-/// The loopback's index, in every network namespace.
-const LOOPBACK: u32 = 1;
 /// Name of a container's end.
 const CONTAINER_LINK: &str = "eth0";
 /// Links about to be deleted get this group ("gone"), so that one request deletes them all: deleting waits for RCU,
@@ -51,58 +44,37 @@ pub fn create_pair(
     index: u32,
     netns: BorrowedFd<'_>,
 ) -> Result<(), Error> {
-    let end = |m: Message, name: &str| {
-        m.text(NAME, name).u32(MTU, assignment.mtu).u32(TRANSMIT_QUEUES, 1).u32(RECEIVE_QUEUES, 1)
+    let end = |m: Message, name: &str, address: [u8; 6]| {
+        m.text(NAME, name)
+            .bytes(ADDRESS, &address)
+            .u32(MTU, assignment.mtu)
+            .u32(TRANSMIT_QUEUES, 1)
+            .u32(RECEIVE_QUEUES, 1)
     };
     let create =
         Message::new("create veth pair", NEW_LINK, flags::CREATE | flags::EXCLUSIVE, &link_header(index, 0));
-    let pair = end(create, &assignment.host_link).nested(LINK_INFO, |info| {
+    let pair = end(create, &assignment.host_link, hardware_address(index)).nested(LINK_INFO, |info| {
         info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
             data.nested(VETH_PEER, |peer| {
-                end(peer.raw(&link_header(peer_index(index), 0)), CONTAINER_LINK)
-                    .u32(NETNS_FD, netns.as_raw_fd() as u32)
+                let (index, peer) = (peer_index(index), peer.raw(&link_header(peer_index(index), 0)));
+                end(peer, CONTAINER_LINK, hardware_address(index)).u32(NETNS_FD, netns.as_raw_fd() as u32)
             })
         })
     });
     host.transact(vec![pair.acknowledged()])
 }
 
-/// The host's end: address, up, and the route to the container that follows from both.
-pub fn configure_host_end(
-    host: &mut Socket,
-    assignment: &Assignment,
-    index: u32,
-    ipv6: bool,
-) -> Result<(), Error> {
-    host.transact(vec![
-        settings("set up host's end of veth", index, ipv6, true),
-        bring_up("bring up host's end of veth", index),
-        add_address("add address to host's end of veth", index, assignment.host_ip).acknowledged(),
-    ])
-}
-
-/// The container's side, through a socket of its namespace: loopback, address, default route. `index` is still that of
-/// the host's end.
-pub fn configure_container_end(
-    container: &mut Socket,
-    assignment: &Assignment,
-    index: u32,
-    ipv6: bool,
-) -> Result<(), Error> {
-    let index = peer_index(index);
-    container.transact(vec![
-        bring_up("bring up container's loopback", LOOPBACK),
-        settings("set up container's end of veth", index, ipv6, false),
-        bring_up("bring up container's end of veth", index),
-        add_address("add address to container's end of veth", index, assignment.container_ip),
-        add_default_route(index, assignment.host_ip).acknowledged(),
-    ])
-}
-
 /// The index of the container's end: no host's end has it, so that a socket of the wrong namespace finds no link.
-fn peer_index(index: u32) -> u32 {
+pub fn peer_index(index: u32) -> u32 {
     const BASE: u32 = 1 << 29;
     BASE | (index & (BASE - 1))
+}
+
+/// The Ethernet address of the end with that index, one that no manufacturer gives. Ours to choose, so that each end can
+/// be told the other's, and so that nobody on the host chooses another (as systemd does for those that were made up).
+pub fn hardware_address(index: u32) -> [u8; 6] {
+    let [a, b, c, d] = index.to_be_bytes();
+    [0x02, b'g', a, b, c, d]
 }
 
 /// A link of ours as the kernel lists it.
@@ -167,12 +139,14 @@ pub fn delete(host: &mut Socket, links: &[Link]) -> Result<(), Error> {
     }
 }
 
-fn bring_up(what: &'static str, index: u32) -> Message {
+/// Brings a link up.
+pub fn bring_up(what: &'static str, index: u32) -> Message {
     Message::new(what, SET_LINK, 0, &link_header(index, UP))
 }
 
-/// A message of its own: in one that also brings the link up, the kernel does that first, and makes up an address.
-fn settings(what: &'static str, index: u32, ipv6: bool, host_end: bool) -> Message {
+/// What an end does with packets. A message of its own: in one that also brings the link up, the kernel does that
+/// first, and makes up an address.
+pub fn settings(what: &'static str, index: u32, ipv6: bool, host_end: bool) -> Message {
     const INET_CONF: u16 = 1;
     const ROUTE_LOCALNET: u16 = 26;
     const ADDRESS_MODE: u16 = 8;
@@ -183,33 +157,12 @@ fn settings(what: &'static str, index: u32, ipv6: bool, host_end: bool) -> Messa
             true => spec.nested(AF_INET.into(), |m| m.nested(INET_CONF, |m| m.u32(ROUTE_LOCALNET, 1))),
             false => spec,
         };
-        // There is no IPv6 here: not even an address that the kernel makes up.
+        // No address that the kernel makes up: by a link-local one, the host and others would be within reach.
         match ipv6 {
             true => spec.nested(AF_INET6.into(), |m| m.bytes(ADDRESS_MODE, &[NO_ADDRESS])),
             false => spec,
         }
     })
-}
-
-fn add_address(what: &'static str, index: u32, address: Ipv4Addr) -> Message {
-    const ADDRESS: u16 = 1;
-    const LOCAL: u16 = 2;
-    let [a, b, c, d] = index.to_ne_bytes();
-    Message::new(what, NEW_ADDRESS, flags::CREATE | flags::EXCLUSIVE, &[AF_INET, PREFIX, 0, 0, a, b, c, d])
-        .bytes(LOCAL, &address.octets())
-        .bytes(ADDRESS, &address.octets())
-}
-
-fn add_default_route(index: u32, gateway: Ipv4Addr) -> Message {
-    const LINK: u16 = 4;
-    const GATEWAY: u16 = 5;
-    const MAIN_TABLE: u8 = 254;
-    const BOOT: u8 = 3;
-    const UNICAST: u8 = 1;
-    let header = [AF_INET, 0, 0, 0, MAIN_TABLE, BOOT, 0, UNICAST, 0, 0, 0, 0];
-    Message::new("add container's default route", NEW_ROUTE, flags::CREATE | flags::EXCLUSIVE, &header)
-        .bytes(GATEWAY, &gateway.octets())
-        .u32(LINK, index)
 }
 
 /// `struct ifinfomsg`; `set` are the flags to set, the others stay.

@@ -9,11 +9,13 @@
 #[allow(dead_code, unused_imports)]
 mod cni;
 mod egress;
+mod ends;
 mod error;
 mod firewall;
 mod forwarding;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod host;
 mod kernel;
 mod lease;
 mod link;
@@ -40,7 +42,9 @@ pub use firewall::Member;
 pub use forwarding::state_directory;
 pub use lease::{Assignment, Lease};
 pub use place::member;
-pub use pool::{Error as PoolError, Subnet};
+pub use pool::Error as PoolError;
+#[cfg(test)]
+pub use pool::Subnet;
 pub use traffic::Traffic;
 
 use crate::{Defence, Defences, NetworkConfig};
@@ -78,9 +82,9 @@ pub struct Network {
 pub struct Usage {
     /// Subnets of the pool.
     pub subnets: u32,
-    /// Subnets that containers have, be they of the pool or not.
+    /// Subnets that containers have, be they of the pool or named.
     pub subnets_in_use: usize,
-    /// Subnets of removed containers whose links the kernel has not removed yet.
+    /// Addresses of removed containers whose links the kernel has not removed yet.
     pub subnets_quarantined: usize,
     /// Host ports of the pool.
     pub ports: u32,
@@ -99,7 +103,6 @@ impl Network {
     ) -> Result<Network, Error> {
         check_tag(tag)?;
         let egress = egress::discover().await?;
-        let subnets = SubnetPool::new(config.pool, egress.map(|egress| egress.address))?;
         let ports = PortPool::new(config.port_pool_start, config.port_pool_size)?;
         let mtu = mtu(config, egress)?;
 
@@ -115,6 +118,8 @@ impl Network {
             ipv6: host_has_ipv6,
         };
         let kernel = Kernel::open(tag)?;
+        let host = kernel.host_networks(&prefix).await?;
+        let subnets = SubnetPool::new(config.pool, &host.ipv4)?;
         let announcements = Announcements::open()?;
         let state_dir = state_dir.to_owned();
         kernel

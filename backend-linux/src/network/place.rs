@@ -9,29 +9,43 @@ use protocol::{NetIn, NetOutRule};
 use rustix::io::Errno;
 
 use super::{
-    Error, Network,
+    Error, Network, ends,
     firewall::{Change, Member, Outbound},
     lease::{Assignment, Lease, Ledger, LinkNames},
     link,
     netlink::{self, Socket},
     outbound,
+    pool::{Error as PoolError, Place, SubnetPool, subnet},
 };
 
 /// How many link indexes are tried. One in use is another server's, one of a billion.
 const INDEX_ATTEMPTS: usize = 4;
 
 impl Network {
-    /// Chooses a container's place on the network: `requested` names a subnet or an address, or is empty. Memory only.
-    pub fn plan(&self, requested: &str) -> Result<Lease, Error> {
+    /// Chooses a container's place on the network: `requested` names a subnet or an address, or is empty, which is a
+    /// matter of memory only. For a name the kernel is asked which networks are the host's at the moment.
+    pub async fn plan(&self, requested: &str) -> Result<Lease, Error> {
+        if requested.is_empty() {
+            return self.lease(|subnets, owner| subnets.take_next(owner));
+        }
+        let named = subnet::parse(requested)?;
+        let host = self.kernel.host_networks(&self.prefix).await?;
+        self.lease(|subnets, owner| subnets.take_named(named, &host.ipv4, owner))
+    }
+
+    fn lease(
+        &self,
+        take: impl FnOnce(&mut SubnetPool, &str) -> Result<Place, PoolError>,
+    ) -> Result<Lease, Error> {
         let host_link = self.names.next_name();
         let mut pools = self.ledger.lock();
-        let subnet = pools.subnets.take(requested, &host_link)?;
+        let Place { subnet, address } = take(&mut pools.subnets, &host_link)?;
         pools.planned.insert(host_link.clone());
         drop(pools);
         let assignment = Assignment {
             subnet,
             host_ip: subnet.host_address(),
-            container_ip: subnet.container_address(),
+            container_ip: address,
             host_link,
             mtu: self.mtu,
             ipv6: None,
@@ -43,9 +57,9 @@ impl Network {
     pub fn adopt(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<Lease, Error> {
         let owner = &assignment.host_link;
         let mut pools = self.ledger.lock();
-        pools.subnets.take_exactly(assignment.subnet, owner)?;
+        pools.subnets.take_exactly(assignment.place(), owner)?;
         if let Err(error) = pools.ports.adopt(ports, owner) {
-            pools.subnets.give_back(assignment.subnet, owner);
+            pools.subnets.give_back(assignment.place(), owner);
             return Err(error.into());
         }
         drop(pools);
@@ -90,7 +104,7 @@ impl Network {
                 },
                 move |index, kernel| {
                     let mut socket = Socket::from(socket);
-                    link::configure_container_end(&mut socket, &inside, index, ipv6)
+                    ends::configure_container_end(&mut socket, &inside, index, ipv6)
                         .map_err(|source| Error::Link { link: inside.host_link.clone(), source })?;
                     let owner = inside.host_link.clone();
                     kernel.change_now(&owner, move || {
@@ -174,8 +188,8 @@ impl Network {
             pools.ports.give_back_all(owner);
             if pools.planned.remove(owner) {
                 // Nothing was made that the subnet would have to wait for.
-                pools.subnets.give_back(assignment.subnet, owner);
-            } else if pools.subnets.quarantine(assignment.subnet, owner) {
+                pools.subnets.give_back(assignment.place(), owner);
+            } else if pools.subnets.quarantine(assignment.place(), owner) {
                 // The receiver goes with the server, and then its memory is of no more use.
                 let _ = released.send(assignment.clone());
             }
@@ -208,14 +222,14 @@ fn make_host_end(
             Err(error) => return Err(error),
         }
     };
-    link::configure_host_end(links, assignment, index, ipv6)?;
+    ends::configure_host_end(links, assignment, index, ipv6)?;
     Ok(index)
 }
 
 /// A step that was given up by its caller may still be waiting for its turn when the container is released. Asked with
 /// the firewall in hand, as a release has it, this keeps it from leaving elements behind.
 fn check_held(ledger: &Ledger, assignment: &Assignment) -> Result<(), Error> {
-    if ledger.lock().subnets.is_held(assignment.subnet, &assignment.host_link) {
+    if ledger.lock().subnets.is_held(assignment.place(), &assignment.host_link) {
         return Ok(());
     }
     Err(Error::Released { link: assignment.host_link.clone() })

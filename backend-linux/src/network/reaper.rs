@@ -1,4 +1,4 @@
-//! Keeps a released subnet out of use until the kernel says that its link is gone.
+//! Keeps a released address out of use until the kernel says that its link is gone.
 //!
 //! A container's link goes with its namespace, 25 to 60 ms after the last process, and with it the host's address and
 //! route. No request waits for that: this task listens for the kernel's announcement. A link that somebody keeps
@@ -107,7 +107,7 @@ impl Reaper {
     }
 
     fn free(&self, assignment: &Assignment) {
-        self.ledger.lock().subnets.give_back(assignment.subnet, &assignment.host_link);
+        self.ledger.lock().subnets.give_back(assignment.place(), &assignment.host_link);
     }
 
     /// Deletes the links that had their second. On failure they get another.

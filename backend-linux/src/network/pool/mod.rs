@@ -4,12 +4,19 @@
 //! gives back that is another's stays the other's, so that every release may be repeated.
 
 mod ports;
-pub(super) mod subnets;
+pub(super) mod subnet;
+mod subnets;
 
 pub use ports::PortPool;
-pub use subnets::{PREFIX, Subnet, SubnetPool};
+pub use subnet::Subnet;
+pub use subnets::{Place, SubnetPool};
+
+use std::net::Ipv4Addr;
 
 use crate::lru::LruIds;
+
+/// Prefix length of a container's IPv6 subnet: four addresses, as a /30 has.
+pub const IPV6_PREFIX: u8 = 126;
 
 /// Why a pool did not give out what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,11 +29,35 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         reason: String,
     },
-    /// Somebody has this subnet, or had it a moment ago.
-    #[error("network: subnet {subnet} is in use")]
-    SubnetInUse {
+    /// Somebody has this address.
+    #[error("network: address {address} of subnet {subnet} is in use")]
+    AddressInUse {
         /// The subnet.
         subnet: Subnet,
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// Somebody had this address a moment ago: it is free when the kernel has taken his link apart.
+    #[error("network: address {address} of subnet {subnet} is still in use by a container that is gone")]
+    Leaving {
+        /// The subnet.
+        subnet: Subnet,
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// Every address of a shared subnet is in use.
+    #[error("network: all {} addresses of subnet {subnet} are in use", subnet.size())]
+    SubnetFull {
+        /// The subnet.
+        subnet: Subnet,
+    },
+    /// Containers have addresses of another subnet that is not the same, and not apart from it either.
+    #[error("network: subnet {subnet} overlaps {other}, which containers have")]
+    SubnetOverlaps {
+        /// The one that was asked for.
+        subnet: Subnet,
+        /// The one that containers have.
+        other: Subnet,
     },
     /// Somebody has this port.
     #[error("host_port: port {port} is in use")]

@@ -1,10 +1,6 @@
 //! Links, elements and subnets: made, adopted, released once, and gone.
 
-use std::{
-    net::Ipv4Addr,
-    os::fd::AsFd,
-    time::{Duration, Instant},
-};
+use std::{net::Ipv4Addr, os::fd::AsFd, time::Instant};
 
 use protocol::NetIn;
 
@@ -12,18 +8,9 @@ use crate::{
     Defences, NetworkConfig,
     network::{
         Assignment, Member, Network,
-        tests::world::{Container, Namespace, PATIENCE, TAG, World, on_host},
+        tests::world::{Container, Namespace, TAG, World, eventually, on_host},
     },
 };
-
-/// Waits for what happens in the background.
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
 
 fn links(world: &World) -> String {
     world.host.show(&["ip", "-o", "link", "show", "type", "veth"])
@@ -81,7 +68,7 @@ fn a_released_subnet_is_free_when_its_link_is_gone() {
             drop(lease);
             assert_eq!(network.usage().subnets_quarantined, 1);
             assert_eq!(network.usage().ports_in_use, 0);
-            assert!(network.plan("").is_err());
+            assert!(network.plan("").await.is_err());
             drop(namespace);
             eventually("subnet is freed", || network.usage().subnets_quarantined == 0).await;
             assert!(!links(world).contains("gt-"), "{}", links(world));
@@ -96,7 +83,8 @@ fn a_link_that_somebody_keeps_alive_is_deleted() {
         let container = Container::new(network).await;
         network.release(container.lease.assignment(), &[]).await.unwrap();
         assert!(links(world).contains("gt-"));
-        eventually("subnet is freed", || network.plan("").is_ok()).await;
+        eventually("subnet is freed", || network.usage().subnets_quarantined == 0).await;
+        assert!(network.plan("").await.is_ok());
         assert!(!links(world).contains("gt-"));
         assert!(!container.namespace.show(&["ip", "-o", "link"]).contains("eth0"));
     });
@@ -106,13 +94,13 @@ fn a_link_that_somebody_keeps_alive_is_deleted() {
 fn a_plan_that_came_to_nothing_leaves_nothing() {
     let config = NetworkConfig { pool: "10.254.0.0/30".parse().unwrap(), ..NetworkConfig::default() };
     on_host(config, async |_, network, _| {
-        let lease = network.plan("").unwrap();
+        let lease = network.plan("").await.unwrap();
         network.reserve_ports(lease.assignment(), &[NetIn { host_port: 80, container_port: 0 }]).unwrap();
-        assert!(network.plan("").is_err());
+        assert!(network.plan("").await.is_err());
         drop(lease);
-        let lease = network.plan("").unwrap();
+        let lease = network.plan("").await.unwrap();
         network.release(lease.assignment(), &[]).await.unwrap();
-        let again = network.plan("").unwrap();
+        let again = network.plan("").await.unwrap();
         network.reserve_ports(again.assignment(), &[NetIn { host_port: 80, container_port: 0 }]).unwrap();
     });
 }
@@ -120,7 +108,7 @@ fn a_plan_that_came_to_nothing_leaves_nothing() {
 #[test]
 fn a_failed_attach_names_the_step_and_can_be_released() {
     on_host(NetworkConfig::default(), async |world, network, _| {
-        let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
+        let (lease, namespace) = (network.plan("").await.unwrap(), Namespace::new());
         // A socket of the wrong namespace: the pair is made, the inner half cannot be.
         let socket = world.host.route_socket();
         let error =
@@ -139,7 +127,7 @@ fn a_failed_attach_names_the_step_and_can_be_released() {
 #[test]
 fn a_step_that_comes_after_the_release_leaves_nothing() {
     on_host(NetworkConfig::default(), async |world, network, _| {
-        let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
+        let (lease, namespace) = (network.plan("").await.unwrap(), Namespace::new());
         let ports = network.reserve_ports(lease.assignment(), &[NetIn::default()]).unwrap();
         network.release(lease.assignment(), &ports).await.unwrap();
         let socket = namespace.route_socket();
@@ -158,7 +146,7 @@ fn a_dropped_lease_leaves_a_running_container_alone() {
         assert_eq!(network.usage().subnets_in_use, 1);
         world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
         assert!(namespace.ask(world.outside_address, 80).is_ok());
-        assert!(network.plan(&assignment.container_ip.to_string()).is_err());
+        assert!(network.adopt(&Assignment { host_link: "another".into(), ..assignment }, &[]).is_err());
     });
 }
 
@@ -186,7 +174,8 @@ fn a_new_server_adopts_what_records_own_and_sweeps_the_rest() {
         assert!(world.outside.ask(world.host_address, port).is_ok());
         assert!(kept.namespace.ask(world.outside_address, 80).is_ok());
 
-        assert!(next.plan(&kept.address().to_string()).is_err());
+        let other = Assignment { host_link: "another".into(), ..kept.lease.assignment().clone() };
+        assert!(next.adopt(&other, &[]).is_err());
         assert!(next.reserve_ports(lost.lease.assignment(), &ports).is_err());
         next.release(lease.assignment(), &ports).await.unwrap();
         assert!(world.outside.ask(world.host_address, port).is_err());
@@ -255,7 +244,7 @@ fn a_hundred_containers_in_turn_are_timed() {
     on_host(NetworkConfig::default(), async |_, network, _| {
         let (mut attach, mut open, mut release) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..100 {
-            let (lease, namespace) = (network.plan("").unwrap(), Namespace::new());
+            let (lease, namespace) = (network.plan("").await.unwrap(), Namespace::new());
             let socket = namespace.route_socket();
             let start = Instant::now();
             network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.unwrap();

@@ -5,4 +5,5 @@ mod isolation;
 mod lifecycle;
 mod ports;
 mod rules;
+mod subnets;
 pub(super) mod world;

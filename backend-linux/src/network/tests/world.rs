@@ -10,7 +10,7 @@ use std::{
     process::Command,
     sync::{Arc, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, unshare};
@@ -19,11 +19,11 @@ use protocol::NetIn;
 use crate::{
     Defences, NetworkConfig,
     network::{
-        Network,
+        Network, ends,
         lease::{Assignment, Lease},
         link,
         netlink::Socket,
-        pool::SubnetPool,
+        pool::Subnet,
     },
 };
 
@@ -128,8 +128,7 @@ impl World {
             host.set_sysctl(sysctl, value);
         }
         // The uplink is made with what is under test; its own tests are in `lifecycle`.
-        let subnet =
-            SubnetPool::new("203.0.113.0/30".parse().unwrap(), None).unwrap().take("", "uplink").unwrap();
+        let subnet = Subnet::try_from("203.0.113.0/30".parse::<ipnetwork::Ipv4Network>().unwrap()).unwrap();
         let uplink = Assignment {
             subnet,
             host_ip: subnet.host_address(),
@@ -143,8 +142,8 @@ impl World {
         outside.run(move || {
             let (mut outer, mut inner) = (Socket::open(None).unwrap(), inside);
             link::create_pair(&mut outer, &assignment, 77, netns.as_fd()).unwrap();
-            link::configure_host_end(&mut outer, &assignment, 77, false).unwrap();
-            link::configure_container_end(&mut inner, &assignment, 77, false).unwrap();
+            ends::configure_host_end(&mut outer, &assignment, 77, false).unwrap();
+            ends::configure_container_end(&mut inner, &assignment, 77, false).unwrap();
         });
         Some(World { host, outside, host_address: uplink.container_ip, outside_address: uplink.host_ip })
     }
@@ -179,6 +178,15 @@ pub fn on_host(config: NetworkConfig, test: impl AsyncFnOnce(&World, &Network, &
     assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0);
 }
 
+/// Waits for what happens in the background.
+pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// The server's tag.
 pub const TAG: &str = "t";
 
@@ -195,7 +203,7 @@ impl Container {
 
     /// With the subnet or address of that name.
     pub async fn at(network: &Network, requested: &str) -> Container {
-        let (lease, namespace) = (network.plan(requested).unwrap(), Namespace::new());
+        let (lease, namespace) = (network.plan(requested).await.unwrap(), Namespace::new());
         let socket = namespace.route_socket();
         network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.unwrap();
         Container { lease, namespace }

@@ -212,10 +212,10 @@ impl Element {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::pool::SubnetPool;
+    use crate::network::Subnet;
 
     fn assignment() -> Assignment {
-        let subnet = SubnetPool::new("10.254.0.0/30".parse().unwrap(), None).unwrap().take("", "a").unwrap();
+        let subnet = Subnet::try_from("10.254.0.0/30".parse::<ipnetwork::Ipv4Network>().unwrap()).unwrap();
         Assignment {
             subnet,
             host_ip: subnet.host_address(),
