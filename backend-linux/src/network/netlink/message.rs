@@ -37,6 +37,12 @@ impl Message {
     }
 
     /// Whether the kernel will confirm this one.
+    /// The same with another first byte of its family's header, which is the family of addresses.
+    pub fn of_family(mut self, family: u8) -> Message {
+        self.bytes[HEADER_LEN] = family;
+        self
+    }
+
     pub fn wants_ack(&self) -> bool {
         u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) & flags::ACK != 0
     }

@@ -5,6 +5,7 @@
 //! each, however many containers there are. Each batch is atomic: it happens as a whole or not at all.
 
 mod expr;
+mod foreign;
 mod rules;
 mod ruleset;
 mod sets;
@@ -20,7 +21,7 @@ use crate::network::{
     lease::Assignment,
     netlink::{self, Message, Socket, attributes, flags},
 };
-use table::{Family, Table};
+use table::{Family, Table, text};
 use wire::{
     BATCH_BEGIN, BATCH_END, DELETE_TABLE, GET_CHAIN, GET_TABLE, NEW_TABLE, SUBSYSTEM, TABLE_NAME, chain,
 };
@@ -181,10 +182,6 @@ fn anew(table: &Table) -> Vec<Message> {
     ]
 }
 
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
-}
-
 impl Firewall for Nftables {
     fn install(&mut self, policy: &Policy) -> Result<(), Error> {
         self.tables = vec![self.table(Family::V4)];
@@ -200,7 +197,8 @@ impl Firewall for Nftables {
             let chains = closed.iter().flat_map(|chain| chain.messages(&table));
             self.batch(anew(&table).into_iter().chain(chains).collect())?;
         }
-        Ok(())
+        let pass = foreign::pass(&mut self.socket, &self.name, policy)?;
+        Ok(self.batch(pass)?)
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), Error> {
@@ -232,6 +230,8 @@ impl Firewall for Nftables {
     }
 
     fn uninstall(&mut self) -> Result<(), Error> {
+        let retreat = foreign::retreat(&mut self.socket, &self.name)?;
+        self.batch(retreat)?;
         for family in [Family::V4, Family::V6] {
             let delete = self.table(family).message("delete firewall table", DELETE_TABLE, 0);
             match self.batch(vec![delete]) {

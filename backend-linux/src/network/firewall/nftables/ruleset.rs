@@ -198,7 +198,8 @@ impl Chain {
     }
 }
 
-fn append(table: &Table, chain: &str, expressions: &[Expr]) -> Message {
+/// Adds a rule after all others of its chain.
+pub fn append(table: &Table, chain: &str, expressions: &[Expr]) -> Message {
     put(
         table.message("add firewall rule", NEW_RULE, flags::CREATE | flags::APPEND),
         table,

@@ -49,6 +49,11 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
+/// A name as the kernel has it.
+pub fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
 /// A table, by family and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {

@@ -11,6 +11,7 @@ pub const NEW_CHAIN: u8 = 3;
 pub const GET_CHAIN: u8 = 4;
 pub const DELETE_CHAIN: u8 = 5;
 pub const NEW_RULE: u8 = 6;
+pub const GET_RULE: u8 = 7;
 pub const DELETE_RULE: u8 = 8;
 pub const NEW_SET: u8 = 9;
 pub const NEW_ELEMENT: u8 = 12;
@@ -30,6 +31,7 @@ pub mod chain {
 /// `NFTA_RULE_*`
 pub mod rule {
     pub const CHAIN: u16 = 2;
+    pub const HANDLE: u16 = 3;
     pub const EXPRESSIONS: u16 = 4;
 }
 

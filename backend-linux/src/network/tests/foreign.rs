@@ -1,0 +1,104 @@
+//! Other people's rules: ours get along with them, and they keep their effect.
+
+use std::net::Ipv4Addr;
+
+use crate::{
+    Defences, NetworkConfig,
+    network::{
+        Network,
+        tests::world::{Container, TAG, World, on_host},
+    },
+};
+
+/// The host's own rules, without counters, our chain and the jump to it.
+fn foreign_rules(world: &World) -> String {
+    let table = world.host.show(&["nft", "--stateless", "list", "table", "ip", "filter"]);
+    let blocks = table.split("\n\n").filter(|block| !block.contains("chain garden-t-forward {"));
+    let lines = blocks.flat_map(str::lines).filter(|line| !line.contains("jump garden-t-forward"));
+    lines.filter(|line| *line != "}").map(|line| format!("{line}\n")).collect()
+}
+
+fn run_all(world: &World, commands: &[&str]) {
+    for command in commands {
+        world.host.show(&command.split(' ').collect::<Vec<_>>());
+    }
+}
+
+/// What Docker sets up, and an operator's rule where Docker leaves room for it.
+const DOCKER: &[&str] = &[
+    "iptables -P FORWARD DROP",
+    "iptables -N DOCKER-USER",
+    "iptables -A FORWARD -j DOCKER-USER",
+    "iptables -A FORWARD -i docker0 -j ACCEPT",
+    "iptables -A DOCKER-USER -d 198.51.100.9 -j REJECT",
+    "iptables -A DOCKER-USER -j RETURN",
+];
+
+/// A host that lets nothing through that it does not know.
+const CLOSED: &[&str] = &[
+    "iptables -N OPERATOR",
+    "iptables -A FORWARD -j OPERATOR",
+    "iptables -A OPERATOR -d 198.51.100.9 -j REJECT",
+    "iptables -A FORWARD -m comment --comment all -j REJECT",
+];
+
+fn containers_get_through(foreign: &'static [&'static str]) {
+    on_host(NetworkConfig::default(), async move |world, network, state| {
+        world.outside.show(&["ip", "address", "add", "198.51.100.9/32", "dev", "lo"]);
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+        run_all(world, foreign);
+        let before = foreign_rules(world);
+        let container = Container::new(network).await;
+        assert!(
+            container.namespace.ask(world.outside_address, 80).is_err(),
+            "the foreign chain drops nothing"
+        );
+        // Twice: what the first start did must not be done again.
+        for _ in 0..2 {
+            Network::start(&NetworkConfig::default(), TAG, state, &Defences::default()).await.unwrap();
+        }
+        assert!(container.namespace.ask(world.outside_address, 80).is_ok());
+        container.namespace.serve(Ipv4Addr::UNSPECIFIED, 8080, "web");
+        let port = container.publish(network, 8080).await;
+        assert!(world.outside.ask(world.host_address, port).is_ok());
+        let refused = Ipv4Addr::new(198, 51, 100, 9);
+        assert!(container.namespace.ask(refused, 80).is_err(), "an operator's rule has no effect any more");
+        let table = world.host.show(&["nft", "list", "table", "ip", "filter"]);
+        let jumps: Vec<&str> = table.lines().filter(|line| line.contains("jump garden-t-forward")).collect();
+        assert!(jumps.len() == 1 && jumps[0].contains("comment \"garden-t\""), "{table}");
+        assert_eq!(foreign_rules(world), before);
+        // The tool that the operator uses can read them still.
+        assert!(world.host.show(&["iptables", "-S", "FORWARD"]).contains("-A FORWARD"));
+        Network::cleanup(TAG, state).await.unwrap();
+        assert_eq!(foreign_rules(world), before);
+        assert!(!world.host.show(&["nft", "list", "ruleset"]).contains("garden"));
+        run_all(world, &["nft delete table ip filter"]);
+    });
+}
+
+#[test]
+fn containers_get_through_dockers_forward_chain_and_operators_rules_keep_their_effect() {
+    containers_get_through(DOCKER);
+}
+
+#[test]
+fn containers_get_through_a_chain_that_ends_with_a_reject_and_operators_rules_keep_their_effect() {
+    containers_get_through(CLOSED);
+}
+
+#[test]
+fn a_jump_goes_when_the_chain_drops_no_more() {
+    on_host(NetworkConfig::default(), async |world, _, state| {
+        let start = async || {
+            Network::start(&NetworkConfig::default(), TAG, state, &Defences::default()).await.unwrap();
+        };
+        run_all(world, DOCKER);
+        start().await;
+        assert!(world.host.show(&["nft", "list", "table", "ip", "filter"]).contains("garden"));
+        run_all(world, &["iptables -P FORWARD ACCEPT"]);
+        start().await;
+        let table = world.host.show(&["nft", "list", "table", "ip", "filter"]);
+        assert!(!table.contains("garden") && table.contains("DOCKER-USER"), "{table}");
+        run_all(world, &["nft delete table ip filter"]);
+    });
+}
