@@ -95,7 +95,7 @@ impl FakeBackend {
         self.0.find(handle).map(|container| container.add_event(event))
     }
 
-    /// The outbound rules that a container was given.
+    /// The outbound rules that a container has, in the order in which it was given them.
     pub fn net_out_rules(&self, handle: &str) -> Result<Vec<NetOutRule>> {
         self.0.find(handle).map(|container| container.net_out_rules())
     }
@@ -364,6 +364,10 @@ impl Backend for FakeBackend {
 
     async fn net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
         self.enter(Op::NetOut, handle).await?.net_out(rules)
+    }
+
+    async fn replace_net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
+        self.enter(Op::ReplaceNetOut, handle).await?.replace_net_out(rules)
     }
 
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {

@@ -163,6 +163,12 @@ impl Container {
         Ok(())
     }
 
+    pub fn replace_net_out(&self, rules: Vec<NetOutRule>) -> Result<()> {
+        NetOutRule::check_all(&[], &rules)?;
+        lock(&self.state).net_out = rules;
+        Ok(())
+    }
+
     pub fn net_out_rules(&self) -> Vec<NetOutRule> {
         lock(&self.state).net_out.clone()
     }

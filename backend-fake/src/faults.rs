@@ -40,6 +40,7 @@ pub enum Op {
     MemoryLimits,
     NetIn,
     NetOut,
+    ReplaceNetOut,
     Run,
     Attach,
     Properties,

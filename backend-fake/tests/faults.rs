@@ -8,8 +8,8 @@ use std::time::Duration;
 use backend_fake::{Context, FakeBackend, FakeOptions, OnTerminate, Op};
 use futures_util::{StreamExt, future::join};
 use protocol::{
-    Backend, ContainerSpec, Error, FilesQuery, Metrics, NetIn, NetOutRule, PortRange, ProcessSpec,
-    Properties, Result, Sample, Signal, TtySpec,
+    Backend, ContainerSpec, Error, FilesQuery, Metrics, NetIn, NetOutProtocol, NetOutRule, PortRange,
+    ProcessSpec, Properties, Result, Sample, Signal, TtySpec,
 };
 use tokio::time::Instant;
 
@@ -63,6 +63,23 @@ async fn outbound_rules_that_make_no_sense_are_refused_and_change_nothing() {
     let error = fake.net_out("c", vec![NetOutRule::default(), silly]).await.unwrap_err();
     assert!(error.to_string().starts_with("ports: in rule 2 of 2: "), "{error}");
     assert_eq!(fake.net_out_rules("c"), Ok(vec![]));
+}
+
+#[tokio::test]
+async fn outbound_rules_are_recorded_in_their_order_until_others_take_their_place() {
+    let fake = FakeBackend::new();
+    let to_port = |port| NetOutRule {
+        protocol: NetOutProtocol::Tcp,
+        ports: vec![PortRange { start: port, end: port }],
+        ..NetOutRule::default()
+    };
+    fake.create(ContainerSpec { net_out: vec![to_port(1)], ..spec("c") }).await.unwrap();
+    fake.net_out("c", vec![to_port(2), to_port(3)]).await.unwrap();
+    assert_eq!(fake.net_out_rules("c"), Ok(vec![to_port(1), to_port(2), to_port(3)]));
+    fake.replace_net_out("c", vec![to_port(4)]).await.unwrap();
+    assert_eq!(fake.net_out_rules("c"), Ok(vec![to_port(4)]));
+    fake.replace_net_out("c", vec![to_port(5), to_port(0)]).await.unwrap_err();
+    assert_eq!(fake.net_out_rules("c"), Ok(vec![to_port(4)]));
 }
 
 #[tokio::test]

@@ -315,6 +315,12 @@ impl Backend for LinuxBackend {
         Ok(())
     }
 
+    async fn replace_net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
+        NetOutRule::check_all(&[], &rules)?;
+        let container = self.container(handle)?;
+        self.update(&container, move |record| record.net_out = rules).await
+    }
+
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
         let container = self.container(handle)?;
         let (request, own) = spec::run_request(&container, spec)?;

@@ -326,6 +326,10 @@ impl Backend for Client {
         self.tell(Call { body: body(&rules)?, ..Call::new(Route::BulkNetOut, &[handle]) }).await
     }
 
+    async fn replace_net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
+        self.tell(Call { body: body(&rules)?, ..Call::new(Route::ReplaceNetOut, &[handle]) }).await
+    }
+
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
         let parameters = [handle];
         let call = Call { body: body(&spec)?, ..Call::new(Route::Run, &parameters) };

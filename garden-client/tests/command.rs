@@ -5,6 +5,7 @@ mod support;
 
 use std::{fs, process::Stdio};
 
+use garden_client::protocol::NetOutProtocol;
 use serde_json::Value;
 use support::{LIMIT, RUN_HEAD, RealServer, Scripted, answer};
 use tokio::{
@@ -89,6 +90,24 @@ async fn a_container_s_life() {
     let destroy: Vec<&str> = ["destroy"].into_iter().chain(left.iter().map(String::as_str)).collect();
     ok(&server, &destroy).await;
     assert_eq!(ok(&server, &["list"]).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outbound_rules_are_added_and_replaced() {
+    let server = RealServer::start().await;
+    ok(&server, &["create", "c1", "--net-out", "tcp,to=192.0.2.0/24,ports=443"]).await;
+    ok(&server, &["net-out", "c1", "icmp,type=8", "udp,ports=53,log"]).await;
+    let rules = server.fake.net_out_rules("c1").unwrap();
+    let protocols = [NetOutProtocol::Tcp, NetOutProtocol::Icmp, NetOutProtocol::Udp];
+    assert_eq!(rules.iter().map(|rule| rule.protocol).collect::<Vec<_>>(), protocols);
+    ok(&server, &["net-out", "c1", "--replace", "udp,ports=53,log"]).await;
+    assert_eq!(server.fake.net_out_rules("c1").unwrap(), rules[2..]);
+    ok(&server, &["net-out", "c1", "--replace"]).await;
+    assert_eq!(server.fake.net_out_rules("c1").unwrap(), []);
+    for wrong in [&["net-out", "c1"][..], &["net-out", "c1", "tcp,ports=2-1"]] {
+        let refused = garden(&server.address(), wrong).await;
+        assert!(refused.status != 0 && refused.stderr.contains("RULE"), "{}", refused.stderr);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

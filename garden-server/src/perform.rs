@@ -102,6 +102,9 @@ pub(crate) async fn perform(
             json(&NetInResponse { host_port: made.host_port, container_port: made.container_port })
         }
         Request::NetOut { handle, rules } => backend.net_out(&handle, rules).await.map(|()| done()),
+        Request::ReplaceNetOut { handle, rules } => {
+            backend.replace_net_out(&handle, rules).await.map(|()| done())
+        }
         Request::Run { handle, spec } => {
             let process = backend.run(&handle, *spec).await?;
             let session = app.sessions.open(handle, process, SessionKind::Run);

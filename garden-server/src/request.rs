@@ -36,6 +36,7 @@ pub(crate) enum Request {
     MemoryLimits { handle: String },
     NetIn { handle: String, ports: NetIn },
     NetOut { handle: String, rules: Vec<NetOutRule> },
+    ReplaceNetOut { handle: String, rules: Vec<NetOutRule> },
     Run { handle: String, spec: Box<ProcessSpec> },
     Attach { handle: String, process_id: String },
     Output { handle: String, process_id: String, stream_id: String, which: OutputKind },
@@ -121,6 +122,9 @@ impl Request {
                 Request::NetOut { handle: parameter(), rules: vec![*parts.json::<NetOutRule>().await?] }
             }
             Route::BulkNetOut => Request::NetOut { handle: parameter(), rules: *parts.json().await? },
+            Route::ReplaceNetOut => {
+                Request::ReplaceNetOut { handle: parameter(), rules: *parts.json().await? }
+            }
             Route::Run => Request::Run { handle: parameter(), spec: parts.json().await? },
             Route::Attach => {
                 parts.skip_body().await?;

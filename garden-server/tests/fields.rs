@@ -119,6 +119,7 @@ fn ordinary_exchanges() -> Vec<(&'static str, String, String, String)> {
         ),
         ("POST /containers/h/net/out", golden(rule), format!("net_out h [{}]", golden(rule)), done()),
         ("POST /containers/h/net/out/bulk", golden(rules), with("net_out h", rules), done()),
+        ("PUT /v1/containers/h/net/out", golden(rules), with("replace_net_out h", rules), done()),
         ("GET /containers/h/properties", none(), "properties h".into(), golden("res-properties.full")),
         ("GET /containers/h/properties/k%2F", none(), "property h k/".into(), golden("res-property")),
         (
@@ -145,7 +146,8 @@ async fn ordinary_requests_and_answers_are_passed_on_whole() {
         assert_eq!((response.status, seen), (200, call), "{head}");
         assert_eq!(response.text().trim_end(), answer, "{head}");
     }
-    let all: BTreeSet<&str> = ROUTES.iter().filter(|def| !def.hijacked).map(|def| def.name).collect();
+    let ordinary = ROUTES.iter().filter(|def| !def.hijacked).map(|def| def.name);
+    let all: BTreeSet<&str> = ordinary.chain([Route::ReplaceNetOut.def().name]).collect();
     assert_eq!(tried, all, "every ordinary route");
 }
 

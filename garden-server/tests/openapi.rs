@@ -231,7 +231,7 @@ fn its_examples_are_requests_that_mean_something() {
                 "set_grace_time" => again::<DurationNs>(example),
                 "net_in" => again::<NetInRequest>(example),
                 "net_out" => again::<NetOutRule>(example),
-                "bulk_net_out" => again::<Vec<NetOutRule>>(example),
+                "bulk_net_out" | "replace_net_out" => again::<Vec<NetOutRule>>(example),
                 "set_property" => again::<PropertyValue>(example),
                 "start_process" => again::<ProcessSpec>(example),
                 "signal_process" => again::<SignalRequest>(example),

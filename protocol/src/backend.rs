@@ -105,6 +105,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Opens the container's way out for what the rules describe, in one transaction.
     async fn net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()>;
 
+    /// Makes these the container's outbound rules, instead of all that it has, at one moment: no packet meets some of
+    /// the old ones and some of the new. On error those that it has stay.
+    async fn replace_net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()>;
+
     /// Starts a process.
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process>;
 

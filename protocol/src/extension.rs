@@ -1,5 +1,6 @@
 //! What this project has beside the Garden protocol: process streams that carry any bytes over one connection, and a
-//! plain way to run a process for whoever has only an HTTP client.
+//! plain way to run a process for whoever has only an HTTP client; and a request that gives a container other outbound
+//! rules in place of all that it has.
 //!
 //! Everything of it is below `/v1`. A server says that it has it by the header [`HEADER`], in the answers to those
 //! requests only that carry the header themselves: the answers to other clients stay those of the protocol.
@@ -57,6 +58,7 @@ pub const ROUTES: &[RouteDef] = &[
     ordinary(Route::ProcessResult, "process_result", "GET", "/v1/containers/:handle/processes/:pid/result"),
     ordinary(Route::SignalProcess, "signal_process", "POST", "/v1/containers/:handle/processes/:pid/signal"),
     ordinary(Route::ProcessStream, "process_stream", "GET", "/v1/containers/:handle/processes/:pid/stream"),
+    ordinary(Route::ReplaceNetOut, "replace_net_out", "PUT", "/v1/containers/:handle/net/out"),
 ];
 
 /// What a message on a websocket is about: its first byte. Up to `Resize`, and `Close`, they are Kubernetes'.

@@ -41,6 +41,7 @@ pub enum Route {
     ProcessResult,
     SignalProcess,
     ProcessStream,
+    ReplaceNetOut,
 }
 
 /// One line of the table.

@@ -208,6 +208,11 @@ impl Backend for RecordingBackend {
         Ok(())
     }
 
+    async fn replace_net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
+        self.note(format!("replace_net_out {handle} {}", text(&rules)));
+        Ok(())
+    }
+
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
         self.note(format!("run {handle} {}", text(&spec)));
         Ok(self.process("some-pid"))

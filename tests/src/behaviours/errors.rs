@@ -28,6 +28,7 @@ pub async fn every_operation_names_an_unknown_handle(world: &World) {
     assert_container_not_found(backend.memory_limits(h).await, h);
     assert_container_not_found(backend.net_in(h, NetIn::default()).await, h);
     assert_container_not_found(backend.net_out(h, vec![]).await, h);
+    assert_container_not_found(backend.replace_net_out(h, vec![]).await, h);
     assert_container_not_found(backend.run(h, command_spec(&["true"])).await, h);
     assert_container_not_found(backend.attach(h, "p").await, h);
     assert_container_not_found(backend.properties(h).await, h);

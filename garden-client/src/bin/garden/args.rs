@@ -3,9 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use garden_client::protocol::{BindMount, NetIn};
+use garden_client::protocol::{BindMount, NetIn, NetOutRule};
 
-use crate::values::{Place, bind_mount, bytes, duration, key_value, ports};
+use crate::{
+    rules::rule,
+    values::{Place, bind_mount, bytes, duration, key_value, ports},
+};
 
 /// Talks to a Garden server: makes containers, puts files in them, runs processes in them.
 ///
@@ -88,6 +91,17 @@ pub enum Command {
         #[arg(value_name = "HOST:CONTAINER", default_value = "0:0", value_parser = ports)]
         ports: NetIn,
     },
+    /// Open ways out of a container, where a denied network is in the way; later rules win.
+    NetOut {
+        handle: String,
+        /// PROTOCOL[,to=NETWORK][,ports=PORTS][,type=TYPE[/CODE]][,log], as in tcp,to=10.0.0.0/24,ports=443; the
+        /// protocols are all, tcp, udp, icmp and icmpv6.
+        #[arg(value_name = "RULE", value_parser = rule, required_unless_present = "replace")]
+        rules: Vec<NetOutRule>,
+        /// Instead of all rules that it has, at one moment; with no rule: of none.
+        #[arg(long)]
+        replace: bool,
+    },
     /// Read or change a container's properties.
     #[command(subcommand)]
     Properties(Properties),
@@ -127,6 +141,9 @@ pub struct Create {
     /// A port to map; host 0: one from the server's pool. May be repeated.
     #[arg(long, value_name = "HOST:CONTAINER", value_parser = ports)]
     pub net_in: Vec<NetIn>,
+    /// A way out to open, as `net-out` does; may be repeated.
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub net_out: Vec<NetOutRule>,
     /// Root in the container is root on the host.
     #[arg(long)]
     pub privileged: bool,

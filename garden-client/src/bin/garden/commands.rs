@@ -87,6 +87,14 @@ pub async fn answer(client: &Client, command: Command) -> Result<Answer, Failure
             let ports = client.net_in(&handle, ports).await.map_err(failed(format!("net-in {handle}")))?;
             Answer::new(&ports, format!("{} -> {}\n", ports.host_port, ports.container_port))
         }
+        Command::NetOut { handle, rules, replace } => {
+            let done = match replace {
+                true => client.replace_net_out(&handle, rules).await,
+                false => client.net_out(&handle, rules).await,
+            };
+            done.map_err(failed(format!("net-out {handle}")))?;
+            Answer::done()
+        }
         Command::Properties(properties) => answer_properties(client, properties).await,
         Command::Destroy { handles } => destroy(client, handles).await,
         // Both print while they run, and have an exit status of their own.
@@ -153,9 +161,9 @@ fn spec(create: Create) -> ContainerSpec {
             ..Limits::default()
         },
         net_in: create.net_in,
+        net_out: create.net_out,
         privileged: create.privileged,
         grace_time: create.grace_time,
         bind_mounts: create.bind,
-        ..ContainerSpec::default()
     }
 }

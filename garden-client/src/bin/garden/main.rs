@@ -7,6 +7,7 @@ mod commands;
 mod files;
 mod process;
 mod report;
+mod rules;
 mod show;
 mod streams;
 mod terminal;
