@@ -14,7 +14,7 @@ use protocol::{
 
 use crate::{
     Config, background, check,
-    container::{self, Container, Host, Unmade, blocking},
+    container::{self, Container, Host, Unmade, blocking, outbound},
     end, files, ids,
     network::{Error as NetworkError, PoolError},
     process,
@@ -123,6 +123,7 @@ pub(crate) fn wire(error: container::Error) -> Error {
         E::Ids(ids::Error::Exhausted { .. }) => {
             Error::ServiceUnavailable { message: Error::failed(&error).to_string() }
         }
+        E::Rules(error) => error.clone(),
         E::Going { handle } => Error::DestroyInProgress { handle: handle.clone() },
         E::Stopping(_) => Error::ServiceUnavailable { message: error.to_string() },
         E::Supervisor(process::Error::Refused(failure)) => match failure.kind {
@@ -141,6 +142,13 @@ pub(crate) fn wire(error: container::Error) -> Error {
         | E::PreparedDied(_)
         | E::Destroy { .. } => Error::failed(&error),
     }
+}
+
+/// Runs in a task of its own, so that a caller that goes away leaves nothing half-done.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = std::result::Result<T, container::Error>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.map_err(container::Error::from).and_then(|done| done).map_err(wire)
 }
 
 #[async_trait]
@@ -165,8 +173,7 @@ impl Backend for LinuxBackend {
         spec::check_supported(&self.host, &spec)?;
         let reservation = self.reserve(&handle, &spec.properties)?;
         let host = Arc::clone(&self.host);
-        // In a task of its own, so that a caller that goes away leaves nothing half-made.
-        let task = tokio::spawn(async move {
+        to_its_end(async move {
             match container::create(&host, reservation.handle().to_owned(), spec).await {
                 Ok(container) => {
                     reservation.keep(container);
@@ -182,8 +189,8 @@ impl Backend for LinuxBackend {
                     Err(cause)
                 }
             }
-        });
-        task.await.map_err(container::Error::from).and_then(|made| made).map_err(wire)?;
+        })
+        .await?;
         Ok(handle)
     }
 
@@ -193,8 +200,7 @@ impl Backend for LinuxBackend {
             return Err(Error::DestroyInProgress { handle: handle.to_owned() });
         }
         let (host, slots) = (Arc::clone(&self.host), Arc::clone(&self.slots));
-        let task = tokio::spawn(async move { end::remove(&host, &slots, &container).await });
-        task.await.map_err(container::Error::from).and_then(|gone| gone).map_err(wire)
+        to_its_end(async move { end::remove(&host, &slots, &container).await }).await
     }
 
     async fn list(&self, filter: &Properties) -> Result<Arc<[String]>> {
@@ -232,8 +238,7 @@ impl Backend for LinuxBackend {
     async fn stop(&self, handle: &str, kill: bool) -> Result<()> {
         let container = self.container(handle)?;
         let host = Arc::clone(&self.host);
-        let task = tokio::spawn(async move { end::stop(&host, &container, kill).await });
-        task.await.map_err(container::Error::from).and_then(|stopped| stopped).map_err(wire)
+        to_its_end(async move { end::stop(&host, &container, kill).await }).await
     }
 
     async fn set_grace_time(&self, handle: &str, grace_time: Duration) -> Result<()> {
@@ -293,32 +298,13 @@ impl Backend for LinuxBackend {
     }
 
     async fn net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
-        let container = self.container(handle)?;
-        NetOutRule::check_all(&container.record().net_out, &rules)?;
-        if rules.is_empty() {
-            return Ok(());
-        }
-        let added = rules.clone();
-        // The record first: a rule that no record knows would be gone after a restart.
-        self.update(&container, move |record| record.net_out.extend(added)).await?;
-        let opened = self.host.network.open(container.lease.assignment(), handle, &[], &rules).await;
-        if let Err(cause) = opened {
-            let taken_back = move |record: &mut container::Record| {
-                for rule in rules.iter().rev() {
-                    let last = record.net_out.iter().rposition(|known| known == rule);
-                    last.map(|at| record.net_out.remove(at));
-                }
-            };
-            self.update(&container, taken_back).await?;
-            return Err(wire(cause.into()));
-        }
-        Ok(())
+        let (host, container) = (Arc::clone(&self.host), self.container(handle)?);
+        to_its_end(async move { outbound::add(&host, &container, &rules).await }).await
     }
 
     async fn replace_net_out(&self, handle: &str, rules: Vec<NetOutRule>) -> Result<()> {
-        NetOutRule::check_all(&[], &rules)?;
-        let container = self.container(handle)?;
-        self.update(&container, move |record| record.net_out = rules).await
+        let (host, container) = (Arc::clone(&self.host), self.container(handle)?);
+        to_its_end(async move { outbound::replace(&host, &container, &rules).await }).await
     }
 
     async fn run(&self, handle: &str, spec: ProcessSpec) -> Result<Process> {
@@ -328,10 +314,9 @@ impl Backend for LinuxBackend {
         if container.processes.get(&id).is_some() {
             return Err(Error::Failed { message: format!("process {id} already exists") });
         }
-        // In a task of its own, so that a process that was started is known even if the caller has gone away.
         let host = Arc::clone(&self.host);
-        let task = tokio::spawn(async move { container::run(&host, &container, request, own).await });
-        let entry = task.await.map_err(container::Error::from).and_then(|started| started).map_err(wire)?;
+        // A process that was started is known even if the caller has gone away.
+        let entry = to_its_end(async move { container::run(&host, &container, request, own).await }).await?;
         Ok(entry.from_start())
     }
 

@@ -20,6 +20,7 @@ mod depot;
 mod destroy;
 mod etc;
 mod info;
+pub mod outbound;
 mod prepared;
 mod record;
 mod recover;
@@ -92,6 +93,9 @@ pub enum Error {
     /// Its network.
     #[error("network")]
     Network(#[from] crate::network::Error),
+    /// Its outbound rules, which make no sense.
+    #[error(transparent)]
+    Rules(protocol::Error),
     /// Its ids.
     #[error("ids of users and groups")]
     Ids(#[from] crate::ids::Error),
@@ -152,6 +156,8 @@ pub struct Container {
     pub half_destroyed: AtomicBool,
     /// Held while a polite stop waits.
     pub stopping: tokio::sync::Mutex<()>,
+    /// Held while its outbound rules are changed, so that record and firewall see the changes in one order.
+    changing_rules: tokio::sync::Mutex<()>,
     /// What the background scan found last.
     pub disk: Mutex<DiskUsage>,
     pub lease: Lease,
@@ -232,6 +238,7 @@ impl Container {
                 destroying: AtomicBool::new(false),
                 half_destroyed: AtomicBool::new(false),
                 stopping: tokio::sync::Mutex::new(()),
+                changing_rules: tokio::sync::Mutex::new(()),
                 disk: Mutex::default(),
                 lease,
                 ids,
