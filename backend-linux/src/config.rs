@@ -92,6 +92,8 @@ pub struct NetworkConfig {
     pub denied: Vec<IpNetwork>,
     /// Whether metrics tell what the containers' links have carried.
     pub container_metrics: bool,
+    /// What filters packets and translates addresses.
+    pub firewall: FirewallKind,
     /// Name servers and hosts that containers know.
     pub dns: DnsConfig,
     /// How patient the containers' TCP is.
@@ -124,6 +126,29 @@ impl TcpSettings {
             ("tcp_retries2", self.retries2),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+/// What filters packets and translates addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FirewallKind {
+    /// nftables where the kernel has it, else iptables.
+    #[default]
+    Auto,
+    /// The kernel's nftables, without any program.
+    Nftables,
+    /// The programs of iptables.
+    Iptables,
+}
+
+impl FirewallKind {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            FirewallKind::Auto => "auto",
+            FirewallKind::Nftables => "nftables",
+            FirewallKind::Iptables => "iptables",
+        }
     }
 }
 
@@ -175,6 +200,7 @@ impl Default for NetworkConfig {
             allow_host_access: false,
             denied: Vec::new(),
             container_metrics: false,
+            firewall: FirewallKind::Auto,
             dns: DnsConfig::default(),
             tcp: TcpSettings::default(),
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::{
     Error,
-    firewall::{Change, Firewall, nftables::Nftables, turns::Turns},
+    firewall::{Change, Firewall, turns::Turns},
     host::HostNetworks,
     netlink::Socket,
 };
@@ -22,15 +22,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Opens the sockets in the calling thread's network namespace.
-    pub fn open(tag: &str) -> Result<Kernel, Error> {
-        let links = Socket::open(None).map_err(|source| Error::Netlink { what: "open rtnetlink", source })?;
-        let firewall = Nftables::open(tag)
-            .map_err(|source| Error::Firewall { what: "open nfnetlink".to_owned(), source: source.into() })?;
-        Ok(Kernel {
-            links: Arc::new(tokio::sync::Mutex::new(links)),
-            firewall: Turns::new(Box::new(firewall)),
-        })
+    /// With an rtnetlink socket.
+    pub fn new(links: Socket, firewall: Box<dyn Firewall>) -> Kernel {
+        Kernel { links: Arc::new(tokio::sync::Mutex::new(links)), firewall: Turns::new(firewall) }
     }
 
     /// Runs `work` on the firewall, on a thread that may block. Begun, it ends, even if nobody waits for it any more.
@@ -100,7 +94,8 @@ impl Kernel {
     }
 }
 
-async fn run<T: Send + 'static>(
+/// Runs `work` on a thread that may block. Begun, it ends.
+pub async fn run<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::WorkerLost)?

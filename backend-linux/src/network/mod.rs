@@ -47,9 +47,10 @@ pub use pool::Error as PoolError;
 pub use pool::Subnet;
 pub use traffic::Traffic;
 
-use crate::{Defence, Defences, NetworkConfig};
+use crate::{Defence, Defences, FirewallKind, NetworkConfig};
 use egress::Egress;
 use firewall::Policy;
+use host::HostNetworks;
 use kernel::Kernel;
 use lease::{Ledger, LinkNames};
 use netlink::Socket;
@@ -69,6 +70,8 @@ pub struct Network {
     ledger: Ledger,
     kernel: Kernel,
     names: Arc<LinkNames>,
+    tag: String,
+    firewall: FirewallKind,
     prefix: String,
     mtu: u32,
     external_ip: IpAddr,
@@ -117,19 +120,27 @@ impl Network {
             link_prefix: prefix.clone(),
             ipv6: host_has_ipv6,
         };
-        let kernel = Kernel::open(tag)?;
-        let host = kernel.host_networks(&prefix).await?;
+        let ours = prefix.clone();
+        let (links, host) = kernel::run(move || {
+            let error = |source| Error::Netlink { what: "find the host's own networks", source };
+            let mut links = Socket::open(None).map_err(error)?;
+            let host = HostNetworks::read(&mut links, &ours).map_err(error)?;
+            Ok((links, host))
+        })
+        .await?;
         let subnets = SubnetPool::new(config.pool, &host.ipv4)?;
         let announcements = Announcements::open()?;
-        let state_dir = state_dir.to_owned();
-        kernel
-            .with_firewall(move |firewall| {
-                let install = firewall.install(&policy);
-                install.map_err(|source| Error::Firewall { what: "fixed chains".to_owned(), source })?;
-                forwarding::turn_on(&state_dir)
-                    .map_err(|source| Error::System { what: "turn on net.ipv4.ip_forward", source })
-            })
-            .await?;
+        let (asked_for, tag, state_dir) = (config.firewall, tag.to_owned(), state_dir.to_owned());
+        let names = Arc::new(LinkNames::new(&tag));
+        let chosen = kernel::run(move || {
+            let chosen = firewall::choose(asked_for, &tag, &policy)
+                .map_err(|source| Error::Firewall { what: "fixed chains".to_owned(), source })?;
+            forwarding::turn_on(&state_dir)
+                .map_err(|source| Error::System { what: "turn on net.ipv4.ip_forward", source })?;
+            Ok((chosen, tag))
+        });
+        let (chosen, tag) = chosen.await?;
+        let kernel = Kernel::new(links, chosen.firewall);
 
         let ledger = Ledger::new(subnets, ports);
         let (released, releases) = mpsc::unbounded_channel();
@@ -139,7 +150,9 @@ impl Network {
         Ok(Network {
             ledger,
             kernel,
-            names: Arc::new(LinkNames::new(tag)),
+            names,
+            tag,
+            firewall: chosen.kind,
             prefix,
             mtu,
             external_ip: config.external_ip.unwrap_or(IpAddr::V4(egress_ip)),
@@ -154,11 +167,16 @@ impl Network {
     /// the names of the deleted links.
     pub async fn sweep(&self, owned: Vec<Member>) -> Result<Vec<String>, Error> {
         let kept: HashSet<String> = owned.iter().map(|member| member.assignment.host_link.clone()).collect();
+        let (kind, tag) = (self.firewall, self.tag.clone());
         self.kernel
             .with_firewall(move |firewall| {
-                let elements = firewall.replace_all(&owned);
-                elements.map_err(|source| Error::Firewall {
+                firewall.replace_all(&owned).map_err(|source| Error::Firewall {
                     what: "containers of the records".to_owned(),
+                    source,
+                })?;
+                // Only now: until then these kept the containers apart.
+                firewall::remove_others(kind, &tag).map_err(|source| Error::Firewall {
+                    what: "what an earlier server left in another kind".to_owned(),
                     source,
                 })
             })
@@ -170,20 +188,27 @@ impl Network {
     /// Removes all that a server of this tag ever set up: links, firewall tables, forwarding. Once more does no harm.
     pub async fn cleanup(tag: &str, state_dir: &Path) -> Result<(), Error> {
         check_tag(tag)?;
-        let (prefix, state_dir) = (lease::prefix(tag), state_dir.to_owned());
-        Kernel::open(tag)?
-            .with_links_then(
-                move |links| delete_links(links, &prefix, |_| true),
-                move |_, kernel| {
-                    let mut firewall = kernel.firewall();
-                    let tables = |source| Error::Firewall { what: "clean-up".to_owned(), source };
-                    firewall.uninstall().map_err(tables)?;
-                    forwarding::restore(&state_dir, || firewall.has_siblings())
-                        .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })?
-                        .map_err(tables)
-                },
-            )
-            .await
+        let (tag, prefix, state_dir) = (tag.to_owned(), lease::prefix(tag), state_dir.to_owned());
+        kernel::run(move || {
+            let mut links =
+                Socket::open(None).map_err(|source| Error::Netlink { what: "open rtnetlink", source })?;
+            delete_links(&mut links, &prefix, |_| true)?;
+            let tables = |source| Error::Firewall { what: "clean-up".to_owned(), source };
+            let mut firewalls = firewall::every_kind(&tag).map_err(tables)?;
+            firewalls.iter_mut().try_for_each(|opened| opened.firewall.uninstall()).map_err(tables)?;
+            let siblings = || -> Result<bool, firewall::Error> {
+                for opened in &mut firewalls {
+                    if opened.firewall.has_siblings()? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            };
+            forwarding::restore(&state_dir, siblings)
+                .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })?
+                .map_err(tables)
+        })
+        .await
     }
 
     /// How many containers the pool bears.

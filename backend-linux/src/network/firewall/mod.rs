@@ -3,6 +3,8 @@
 //! What does not depend on one container is set up once, by [`Firewall::install`]. What one container adds is data, a
 //! [`Change`]; those that wait at the same moment are made [together](turns).
 
+mod choose;
+mod iptables;
 pub mod nftables;
 pub mod turns;
 
@@ -10,6 +12,9 @@ use std::fmt::Debug;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use protocol::NetIn;
+
+pub use choose::{choose, every_kind, remove_others};
+pub use iptables::ToolError;
 
 use super::{lease::Assignment, netlink, outbound::Rule};
 
@@ -84,6 +89,18 @@ pub enum Error {
     /// The kernel refused a batch of nftables.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    /// A program of iptables did not do its work.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// Whichever would do was wanted, and none does.
+    #[error("neither nftables ({nftables}) nor iptables can be used")]
+    Neither {
+        /// Why not.
+        nftables: Box<Error>,
+        /// Why not.
+        #[source]
+        iptables: Box<Error>,
+    },
 }
 
 /// One server's tables or chains on this host. Calls wait for the kernel, or for a program.

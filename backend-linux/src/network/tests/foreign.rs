@@ -3,19 +3,27 @@
 use std::net::Ipv4Addr;
 
 use crate::{
-    Defences, NetworkConfig,
+    Defences, FirewallKind, NetworkConfig,
     network::{
         Network,
         tests::world::{Container, TAG, World, on_host},
     },
 };
 
-/// The host's own rules, without counters, our chain and the jump to it.
+/// The chain of ours in the host's own table that lets containers through.
+fn passage(world: &World) -> &'static str {
+    match world.config.firewall {
+        FirewallKind::Iptables => "garden-t-passage",
+        _ => "garden-t-forward",
+    }
+}
+
+/// The host's own rules, without counters, our chains and the jumps to them.
 fn foreign_rules(world: &World) -> String {
     let table = world.host.show(&["nft", "--stateless", "list", "table", "ip", "filter"]);
-    let blocks = table.split("\n\n").filter(|block| !block.contains("chain garden-t-forward {"));
-    let lines = blocks.flat_map(str::lines).filter(|line| !line.contains("jump garden-t-forward"));
-    lines.filter(|line| *line != "}").map(|line| format!("{line}\n")).collect()
+    let blocks = table.split("\n\n").filter(|block| !block.contains("chain garden-t-"));
+    let lines = blocks.flat_map(str::lines).filter(|line| !line.contains("jump garden-t-"));
+    lines.filter(|line| *line != "}" && !line.starts_with("table ")).map(|line| format!("{line}\n")).collect()
 }
 
 fn run_all(world: &World, commands: &[&str]) {
@@ -55,7 +63,7 @@ fn containers_get_through(foreign: &'static [&'static str]) {
         );
         // Twice: what the first start did must not be done again.
         for _ in 0..2 {
-            Network::start(&NetworkConfig::default(), TAG, state, &Defences::default()).await.unwrap();
+            Network::start(&world.config, TAG, state, &Defences::default()).await.unwrap();
         }
         assert!(container.namespace.ask(world.outside_address, 80).is_ok());
         container.namespace.serve(Ipv4Addr::UNSPECIFIED, 8080, "web");
@@ -63,9 +71,13 @@ fn containers_get_through(foreign: &'static [&'static str]) {
         assert!(world.outside.ask(world.host_address, port).is_ok());
         let refused = Ipv4Addr::new(198, 51, 100, 9);
         assert!(container.namespace.ask(refused, 80).is_err(), "an operator's rule has no effect any more");
-        let table = world.host.show(&["nft", "list", "table", "ip", "filter"]);
-        let jumps: Vec<&str> = table.lines().filter(|line| line.contains("jump garden-t-forward")).collect();
-        assert!(jumps.len() == 1 && jumps[0].contains("comment \"garden-t\""), "{table}");
+        let (jump, tag) = match world.config.firewall {
+            FirewallKind::Iptables => ("-j garden-t-passage", "--comment garden-t "),
+            _ => ("jump garden-t-forward", "comment \"garden-t\""),
+        };
+        let ours = world.firewall();
+        let jumps: Vec<&str> = ours.lines().filter(|line| line.contains(jump)).collect();
+        assert!(jumps.len() == 1 && jumps[0].contains(tag), "{ours}");
         assert_eq!(foreign_rules(world), before);
         // The tool that the operator uses can read them still.
         assert!(world.host.show(&["iptables", "-S", "FORWARD"]).contains("-A FORWARD"));
@@ -90,15 +102,16 @@ fn containers_get_through_a_chain_that_ends_with_a_reject_and_operators_rules_ke
 fn a_jump_goes_when_the_chain_drops_no_more() {
     on_host(NetworkConfig::default(), async |world, _, state| {
         let start = async || {
-            Network::start(&NetworkConfig::default(), TAG, state, &Defences::default()).await.unwrap();
+            Network::start(&world.config, TAG, state, &Defences::default()).await.unwrap();
         };
         run_all(world, DOCKER);
         start().await;
-        assert!(world.host.show(&["nft", "list", "table", "ip", "filter"]).contains("garden"));
+        let jump = format!("jump {}", passage(world));
+        assert!(world.host.show(&["nft", "list", "table", "ip", "filter"]).contains(&jump));
         run_all(world, &["iptables -P FORWARD ACCEPT"]);
         start().await;
         let table = world.host.show(&["nft", "list", "table", "ip", "filter"]);
-        assert!(!table.contains("garden") && table.contains("DOCKER-USER"), "{table}");
+        assert!(!table.contains(&jump) && table.contains("DOCKER-USER"), "{table}");
         run_all(world, &["nft delete table ip filter"]);
     });
 }

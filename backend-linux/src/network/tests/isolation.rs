@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Defences, NetworkConfig,
+    Defences, FirewallKind, NetworkConfig,
     network::{
         Network,
         tests::world::{Container, Namespace, PATIENCE, TAG, on_host},
@@ -131,11 +131,19 @@ fn the_hosts_loopback_is_closed_to_containers_even_where_the_host_is_open() {
         client.send_to(b"through", (gateway, 54)).unwrap();
         assert_eq!(receive(&open), "through");
         // Without the firewall it does come through: the test is one.
-        world.host.show(&["nft", "flush", "chain", "ip", &format!("garden-{TAG}"), "raw-prerouting"]);
+        match world.config.firewall {
+            FirewallKind::Iptables => world.host.show(&["iptables", "-t", "raw", "-F", "garden-t-raw"]),
+            _ => world.host.show(&["nft", "flush", "chain", "ip", "garden-t", "raw-prerouting"]),
+        };
         client.send_to(b"second", (loopback, 53)).unwrap();
         assert_eq!(receive(&server), "second");
-        drop(Network::start(&NetworkConfig::default(), TAG, state_dir, &Defences::default()).await.unwrap());
-        assert!(world.host.show(&["nft", "list", "ruleset"]).contains("127.0.0.0/8 drop"));
+        drop(Network::start(&world.config, TAG, state_dir, &Defences::default()).await.unwrap());
+        client.send_to(b"third", (loopback, 53)).unwrap();
+        client.send_to(b"through again", (gateway, 54)).unwrap();
+        assert_eq!(receive(&open), "through again");
+        assert!(world.firewall().to_lowercase().contains("127.0.0.0/8"));
+        server.set_nonblocking(true).unwrap();
+        assert_eq!(server.recv(&mut [0; 64]).unwrap_err().kind(), ErrorKind::WouldBlock);
     });
 }
 
@@ -149,12 +157,11 @@ fn ipv6_of_a_container_goes_nowhere() {
             let addresses = world.host.show(&["ip", "-6", "-o", "address"]);
             assert!(!addresses.contains(&link), "{addresses}");
             assert!(!container.namespace.show(&["ip", "-6", "-o", "address"]).contains("eth0"));
-            assert!(
-                world
-                    .host
-                    .show(&["nft", "list", "table", "ip6", "garden-t"])
-                    .contains("iifname \"gt-*\" drop")
-            );
+            let closed = match world.config.firewall {
+                FirewallKind::Iptables => "-A garden-t-raw -i gt-+ -j DROP",
+                _ => "iifname \"gt-*\" drop",
+            };
+            assert!(world.firewall().contains(closed));
         },
     );
 }

@@ -5,20 +5,15 @@ use std::{net::Ipv4Addr, os::fd::AsFd, time::Instant};
 use protocol::NetIn;
 
 use crate::{
-    Defences, NetworkConfig,
+    Defences, FirewallKind, NetworkConfig,
     network::{
         Assignment, Member, Network,
-        tests::world::{Container, Namespace, TAG, World, eventually, on_host},
+        tests::world::{Container, Namespace, TAG, World, eventually, on_host, on_host_with},
     },
 };
 
 fn links(world: &World) -> String {
     world.host.show(&["ip", "-o", "link", "show", "type", "veth"])
-}
-
-fn elements(world: &World) -> String {
-    let list = |kind, name| world.host.show(&["nft", "list", kind, "ip", "garden-t", name]);
-    list("set", "sources") + &list("map", "ports")
 }
 
 fn member(assignment: &Assignment, ports: &[NetIn]) -> Member {
@@ -64,7 +59,7 @@ fn a_released_subnet_is_free_when_its_link_is_gone() {
             let ports = [NetIn { host_port: port, container_port: 80 }];
             network.release(lease.assignment(), &ports).await.unwrap();
             network.release(lease.assignment(), &ports).await.unwrap();
-            assert!(!elements(world).contains("elements"), "{}", elements(world));
+            assert_eq!(world.containers_in_firewall(), Vec::<String>::new());
             drop(lease);
             assert_eq!(network.usage().subnets_quarantined, 1);
             assert_eq!(network.usage().ports_in_use, 0);
@@ -133,7 +128,7 @@ fn a_step_that_comes_after_the_release_leaves_nothing() {
         let socket = namespace.route_socket();
         assert!(network.attach(lease.assignment(), namespace.netns.as_fd(), socket.as_fd()).await.is_err());
         assert!(network.open(lease.assignment(), "", &ports, &[]).await.is_err());
-        assert!(!links(world).contains("gt-") && !elements(world).contains("elements"));
+        assert!(!links(world).contains("gt-") && world.containers_in_firewall().is_empty());
     });
 }
 
@@ -159,18 +154,20 @@ fn a_new_server_adopts_what_records_own_and_sweeps_the_rest() {
         lost.publish(network, 8080).await;
         world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
 
-        let config = NetworkConfig::default();
-        let next = Network::start(&config, TAG, state_dir, &Defences::default()).await.unwrap();
+        let next = Network::start(&world.config, TAG, state_dir, &Defences::default()).await.unwrap();
         // Nothing is interrupted before the records are read.
         assert!(world.outside.ask(world.host_address, port).is_ok());
         let ports = vec![NetIn { host_port: port, container_port: 8080 }];
         let lease = next.adopt(kept.lease.assignment(), &ports).unwrap();
         let lost_link = lost.lease.assignment().host_link.clone();
         // As if somebody had cleared it.
-        world.host.show(&["nft", "flush", "set", "ip", "garden-t", "sources"]);
+        match world.config.firewall {
+            FirewallKind::Iptables => world.host.show(&["iptables", "-t", "nat", "-F", "garden-t-ports"]),
+            _ => world.host.show(&["nft", "flush", "set", "ip", "garden-t", "sources"]),
+        };
         let swept = next.sweep(vec![member(lease.assignment(), &ports)]).await.unwrap();
         assert_eq!(swept, std::slice::from_ref(&lost_link));
-        assert!(!links(world).contains(&lost_link) && !elements(world).contains(&lost_link));
+        assert!(!links(world).contains(&lost_link) && !world.firewall().contains(&lost_link));
         assert!(world.outside.ask(world.host_address, port).is_ok());
         assert!(kept.namespace.ask(world.outside_address, 80).is_ok());
 
@@ -184,7 +181,8 @@ fn a_new_server_adopts_what_records_own_and_sweeps_the_rest() {
 
 #[test]
 fn a_table_of_another_shape_is_replaced() {
-    on_host(NetworkConfig::default(), async |world, network, state_dir| {
+    let config = NetworkConfig { firewall: FirewallKind::Nftables, ..NetworkConfig::default() };
+    on_host_with(config, async |world, network, state_dir| {
         let container = Container::new(network).await;
         for command in [
             "delete table ip garden-t",
@@ -194,8 +192,7 @@ fn a_table_of_another_shape_is_replaced() {
         ] {
             world.host.show(&["nft", command]);
         }
-        let next =
-            Network::start(&NetworkConfig::default(), TAG, state_dir, &Defences::default()).await.unwrap();
+        let next = Network::start(&world.config, TAG, state_dir, &Defences::default()).await.unwrap();
         let lease = next.adopt(container.lease.assignment(), &[]).unwrap();
         next.sweep(vec![member(lease.assignment(), &[])]).await.unwrap();
         world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
@@ -205,9 +202,9 @@ fn a_table_of_another_shape_is_replaced() {
 
 #[test]
 fn the_fixed_chains_read_as_documented() {
-    on_host(NetworkConfig::default(), async |world, _, _| {
-        let ruleset = world.host.show(&["nft", "list", "ruleset"]);
-        assert_eq!(ruleset, include_str!("ruleset.nft"));
+    let config = NetworkConfig { firewall: FirewallKind::Nftables, ..NetworkConfig::default() };
+    on_host_with(config, async |world, _, _| {
+        assert_eq!(world.firewall(), include_str!("ruleset.nft"));
     });
 }
 
@@ -235,7 +232,7 @@ fn many_containers_at_once_leave_nothing() {
         futures_util::future::join_all((0..16).map(|_| life())).await;
         assert_eq!((network.usage().subnets_in_use, network.usage().ports_in_use), (0, 0));
         eventually("all subnets are freed", || network.usage().subnets_quarantined == 0).await;
-        assert!(!links(world).contains("gt-") && !elements(world).contains("elements"));
+        assert!(!links(world).contains("gt-") && world.containers_in_firewall().is_empty());
     });
 }
 

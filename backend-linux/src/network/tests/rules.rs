@@ -11,7 +11,7 @@ use protocol::{IcmpControl, IpRange, NetOutProtocol, NetOutRule, PortRange};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType};
 
 use crate::{
-    Defences, NetworkConfig,
+    Defences, FirewallKind, NetworkConfig,
     network::{
         Network, member,
         tests::world::{Container, PATIENCE, TAG, World, on_host},
@@ -237,9 +237,16 @@ fn the_last_rule_that_matches_counts() {
         open(network, &container, &[logged, tcp(world.outside_address, 81)]).await;
         open(network, &container, &[tcp(world.outside_address, 80)]).await;
         let link = &container.lease.assignment().host_link;
-        let chain = world.host.show(&["nft", "list", "chain", "ip", &format!("garden-{TAG}"), link]);
-        let ports: Vec<&str> = chain.lines().filter_map(|line| line.split("proto-dst ").nth(1)).collect();
-        assert_eq!(ports, ["80 accept", "81 accept", "80 log prefix \"handle \" accept"]);
+        let chain = world.chain(link);
+        let (before, expected): (_, &[_]) = match world.config.firewall {
+            FirewallKind::Iptables => (
+                "--ctorigdstport ",
+                &["80 -j RETURN", "81 -j RETURN", "80 -j LOG --log-prefix \"handle \"", "80 -j RETURN"],
+            ),
+            _ => ("proto-dst ", &["80 accept", "81 accept", "80 log prefix \"handle \" accept"]),
+        };
+        let ports: Vec<&str> = chain.lines().filter_map(|line| line.split(before).nth(1)).collect();
+        assert_eq!(ports, expected);
     });
 }
 
@@ -299,8 +306,8 @@ fn three_thousand_rules_come_in_one_step_and_go_with_the_container() {
         open(network, &container, &rules).await;
         assert!(container.namespace.ask(world.outside_address, 80).is_ok());
         network.release(container.lease.assignment(), &[]).await.unwrap();
-        let table = world.host.show(&["nft", "list", "table", "ip", &format!("garden-{TAG}")]);
-        assert!(!table.contains(&container.lease.assignment().host_link), "{table}");
+        let left = world.firewall();
+        assert!(!left.contains(&container.lease.assignment().host_link), "{left}");
     });
 }
 
@@ -313,13 +320,13 @@ fn a_new_server_gives_containers_their_rules_again_and_forgets_those_of_others()
         for container in [&kept, &gone] {
             open(network, container, &rules).await;
         }
-        let next = Network::start(&all_denied(), TAG, state, &Defences::default()).await.unwrap();
+        let next = Network::start(&world.config, TAG, state, &Defences::default()).await.unwrap();
         // Even before the records are read.
         assert!(kept.namespace.ask(world.outside_address, 80).is_ok());
         let lease = next.adopt(kept.lease.assignment(), &[]).unwrap();
         next.sweep(vec![member(lease.assignment(), "handle", &[], &rules)]).await.unwrap();
         assert!(kept.namespace.ask(world.outside_address, 80).is_ok());
-        let table = world.host.show(&["nft", "list", "table", "ip", &format!("garden-{TAG}")]);
+        let table = world.firewall();
         assert!(!table.contains(&gone.lease.assignment().host_link), "{table}");
         next.replace_rules(lease.assignment(), "handle", &[]).await.unwrap();
         assert_denied(kept.namespace.ask(world.outside_address, 80));

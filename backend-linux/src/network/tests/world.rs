@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use protocol::NetIn;
 
 use crate::{
-    Defences, NetworkConfig,
+    Defences, FirewallKind, NetworkConfig,
     network::{
         Network, ends,
         lease::{Assignment, Lease},
@@ -106,6 +106,8 @@ impl Namespace {
 
 /// A host, and behind its uplink the rest of the world.
 pub struct World {
+    /// What the network under test was started with.
+    pub config: NetworkConfig,
     pub host: Namespace,
     pub outside: Namespace,
     pub host_address: Ipv4Addr,
@@ -145,14 +147,58 @@ impl World {
             ends::configure_host_end(&mut outer, &assignment, 77, false).unwrap();
             ends::configure_container_end(&mut inner, &assignment, 77, false).unwrap();
         });
-        Some(World { host, outside, host_address: uplink.container_ip, outside_address: uplink.host_ip })
+        let (host_address, outside_address) = (uplink.container_ip, uplink.host_ip);
+        let config = NetworkConfig::default();
+        Some(World { config, host, outside, host_address, outside_address })
+    }
+
+    /// All of the host's firewall, by the tool of the kind under test.
+    pub fn firewall(&self) -> String {
+        match self.config.firewall {
+            FirewallKind::Iptables => {
+                self.host.show(&["iptables-save"]) + &self.host.show(&["ip6tables-save"])
+            }
+            _ => self.host.show(&["nft", "list", "ruleset"]),
+        }
+    }
+
+    /// A chain of the filter table.
+    pub fn chain(&self, name: &str) -> String {
+        match self.config.firewall {
+            FirewallKind::Iptables => self.host.show(&["iptables", "-S", name]),
+            _ => self.host.show(&["nft", "list", "chain", "ip", "garden-t", name]),
+        }
+    }
+
+    /// The lines of it that are about single containers.
+    pub fn containers_in_firewall(&self) -> Vec<String> {
+        let is_link = |name: &str| name.len() >= 8 && name.as_bytes()[..8].iter().all(u8::is_ascii_hexdigit);
+        let text = self.firewall();
+        let of_one = |line: &&str| {
+            let names_link = line.split("gt-").skip(1).any(is_link);
+            names_link || line.contains("elements") || line.contains("DNAT --to")
+        };
+        text.lines().filter(of_one).map(str::to_owned).collect()
+    }
+}
+
+/// [`on_host_with`] each kind of firewall, each on a host of its own.
+pub fn on_host(
+    config: NetworkConfig,
+    test: impl AsyncFnOnce(&World, &Network, &Path) + Clone + Send + 'static,
+) {
+    for firewall in [FirewallKind::Nftables, FirewallKind::Iptables] {
+        println!("under {firewall:?}:");
+        on_host_with(NetworkConfig { firewall, ..config.clone() }, test.clone());
     }
 }
 
 /// Starts the network under test on a host of its own, runs `test` there, takes all down, and sees that nothing is
 /// left. `test` may block: what works in the background has a thread of its own.
-pub fn on_host(config: NetworkConfig, test: impl AsyncFnOnce(&World, &Network, &Path) + Send + 'static) {
-    let Some(world) = World::new().map(Arc::new) else { return };
+pub fn on_host_with(config: NetworkConfig, test: impl AsyncFnOnce(&World, &Network, &Path) + Send + 'static) {
+    let Some(mut world) = World::new() else { return };
+    world.config = config.clone();
+    let world = Arc::new(world);
     let state_dir = tempfile::tempdir().unwrap();
     let state = state_dir.path().join("servers").join("state");
     let inside = Arc::clone(&world);
@@ -173,7 +219,8 @@ pub fn on_host(config: NetworkConfig, test: impl AsyncFnOnce(&World, &Network, &
     if let Err(panic) = thread.join() {
         resume_unwind(panic);
     }
-    assert_eq!(world.host.show(&["nft", "list", "ruleset"]), "");
+    let left = world.host.show(&["nft", "list", "ruleset"]) + &world.firewall();
+    assert!(!left.contains("garden") && !left.contains("gt-"), "{left}");
     assert!(!world.host.show(&["ip", "-o", "link"]).contains("veth gt-"));
     assert_eq!(std::fs::read_dir(state_dir.path()).unwrap().count(), 0);
 }

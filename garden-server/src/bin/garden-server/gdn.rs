@@ -37,7 +37,6 @@ const NOT_YET: &[&str] = &[
     "cpu-throttling-check-interval",
     "docker-registry",
     "enable-cpu-throttling",
-    "firewall",
     "insecure-docker-registry",
     "preloaded",
     "tls-ca",

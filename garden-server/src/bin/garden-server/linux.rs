@@ -1,8 +1,11 @@
 //! The Linux backend, with settings from the options.
 
-use backend_linux::{Config, HostIds, IoLimits, LimitPolicy, LinuxBackend, TcpSettings};
+use backend_linux::{Config, FirewallKind, HostIds, IoLimits, LimitPolicy, LinuxBackend, TcpSettings};
 
-use crate::{backends::Chosen, options::Options};
+use crate::{
+    backends::Chosen,
+    options::{FirewallName, Options},
+};
 
 fn config(options: &Options) -> Result<Config, String> {
     let mut config = Config::default();
@@ -55,6 +58,11 @@ fn config(options: &Options) -> Result<Config, String> {
         .iter()
         .map(|denied| denied.parse().map_err(|error| format!("--deny-network {denied}: {error}")))
         .collect::<Result<_, _>>()?;
+    network.firewall = match options.firewall {
+        FirewallName::Auto => FirewallKind::Auto,
+        FirewallName::Nftables => FirewallKind::Nftables,
+        FirewallName::Iptables => FirewallKind::Iptables,
+    };
     network.container_metrics = options.enable_container_network_metrics;
     network.dns.servers.clone_from(&options.dns.dns_server);
     network.dns.additional_servers.clone_from(&options.dns.additional_dns_server);

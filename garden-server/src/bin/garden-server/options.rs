@@ -250,6 +250,16 @@ pub(crate) struct Options {
         help_heading = "Network"
     )]
     pub(crate) deny_network: Vec<String>,
+    /// What filters packets and translates addresses; auto: nftables where the kernel has it, else iptables.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "auto",
+        env = "GARDEN_FIREWALL",
+        global = true,
+        help_heading = "Network"
+    )]
+    pub(crate) firewall: FirewallName,
     /// The host's address as others see it [default: the one that its default route leaves from].
     #[arg(long, value_name = "IP", env = "GARDEN_EXTERNAL_IP", global = true, help_heading = "Network")]
     pub(crate) external_ip: Option<IpAddr>,
@@ -307,6 +317,14 @@ pub(crate) enum BackendName {
     Linux,
     Fake,
     Auto,
+}
+
+/// What filters packets and translates addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FirewallName {
+    Auto,
+    Nftables,
+    Iptables,
 }
 
 /// How much to log; `fatal` is gdn's name for less than errors.

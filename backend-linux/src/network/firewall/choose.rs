@@ -1,0 +1,64 @@
+//! Which of the two implementations there is to be.
+
+use super::{Error, Firewall, Policy, iptables::Iptables, nftables::Nftables};
+use crate::FirewallKind;
+
+/// A firewall of one of the two kinds.
+#[derive(Debug)]
+pub struct Opened {
+    pub firewall: Box<dyn Firewall>,
+    pub kind: FirewallKind,
+}
+
+/// Opens a firewall of this kind for the server of this tag, or of the better kind that the kernel has, and sets up the
+/// fixed chains.
+pub fn choose(asked_for: FirewallKind, tag: &str, policy: &Policy) -> Result<Opened, Error> {
+    let chosen = match asked_for {
+        FirewallKind::Nftables => nftables(tag, policy)?,
+        FirewallKind::Iptables => iptables(tag, policy)?,
+        FirewallKind::Auto => match nftables(tag, policy) {
+            Ok(nftables) => nftables,
+            Err(refused) => {
+                let error = &refused as &dyn std::error::Error;
+                tracing::warn!(error, "this kernel has no nftables that would do: trying iptables");
+                iptables(tag, policy).map_err(|iptables| Error::Neither {
+                    nftables: Box::new(refused),
+                    iptables: Box::new(iptables),
+                })?
+            }
+        },
+    };
+    tracing::info!(firewall = chosen.kind.name(), asked_for = asked_for.name(), "firewall chosen");
+    Ok(chosen)
+}
+
+/// Removes what an earlier server of this tag left with another kind of firewall than this.
+pub fn remove_others(kind: FirewallKind, tag: &str) -> Result<(), Error> {
+    let mut others = every_kind(tag)?.into_iter().filter(|opened| opened.kind != kind);
+    others.try_for_each(|mut other| other.firewall.uninstall())
+}
+
+/// All that the host can have.
+pub fn every_kind(tag: &str) -> Result<Vec<Opened>, Error> {
+    let iptables = Box::new(Iptables::new(tag, Default::default()));
+    let mut all = vec![Opened { firewall: iptables, kind: FirewallKind::Iptables }];
+    match Nftables::open(tag) {
+        Ok(nftables) => all.push(Opened { firewall: Box::new(nftables), kind: FirewallKind::Nftables }),
+        // The kernel does not know this kind of socket: nothing can be there.
+        Err(error) if error.errno() == Some(rustix::io::Errno::PROTONOSUPPORT) => {}
+        Err(error) => Err(error)?,
+    }
+    Ok(all)
+}
+
+fn nftables(tag: &str, policy: &Policy) -> Result<Opened, Error> {
+    let mut nftables = Nftables::open(tag)?;
+    nftables.install(policy)?;
+    Ok(Opened { firewall: Box::new(nftables), kind: FirewallKind::Nftables })
+}
+
+fn iptables(tag: &str, policy: &Policy) -> Result<Opened, Error> {
+    let mut iptables = Iptables::new(tag, Default::default());
+    iptables.install(policy)?;
+    Ok(Opened { firewall: Box::new(iptables), kind: FirewallKind::Iptables })
+}
