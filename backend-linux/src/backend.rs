@@ -118,8 +118,12 @@ pub(crate) fn wire(error: container::Error) -> Error {
             Error::Invalid { field, reason: reason.clone() }
         }
         E::Network(NetworkError::Pool(
-            PoolError::SubnetsExhausted { .. } | PoolError::PortsExhausted { .. },
+            PoolError::SubnetsExhausted { .. }
+            | PoolError::Ipv6Exhausted { .. }
+            | PoolError::PortsExhausted { .. },
         )) => Error::ServiceUnavailable { message: Error::failed(&error).to_string() },
+        // The field that it is about says that it is about the network.
+        E::Network(NetworkError::Pool(error)) => Error::failed(error),
         E::Ids(ids::Error::Exhausted { .. }) => {
             Error::ServiceUnavailable { message: Error::failed(&error).to_string() }
         }

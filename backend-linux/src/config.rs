@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -78,6 +78,8 @@ pub struct Hardening {
 pub struct NetworkConfig {
     /// Where the containers' /30 subnets come from.
     pub pool: Ipv4Network,
+    /// Where the containers' IPv6 subnets, each a /126, come from; none: containers have no IPv6.
+    pub pool_ipv6: Option<Ipv6Network>,
     /// The host's address as others see it; none: the one that its default route leaves from.
     pub external_ip: Option<IpAddr>,
     /// First host port that may be given out.
@@ -193,6 +195,7 @@ impl Default for NetworkConfig {
             // Cannot fail: the prefix is a constant below 33.
             pool: Ipv4Network::new_checked(std::net::Ipv4Addr::new(10, 254, 0, 0), 22)
                 .unwrap_or_else(|| Ipv4Network::from(std::net::Ipv4Addr::UNSPECIFIED)),
+            pool_ipv6: None,
             external_ip: None,
             port_pool_start: 61001,
             port_pool_size: 4534,

@@ -45,7 +45,7 @@ fn gather(host: &Host, record: &Record, running: Vec<String>) -> ContainerInfo {
         events: Some(record.events.clone()),
         host_ip: record.assignment.host_ip.to_string(),
         container_ip: record.assignment.container_ip.to_string(),
-        container_ipv6: String::new(),
+        container_ipv6: record.assignment.ipv6.map(|pair| pair.container_ip.to_string()).unwrap_or_default(),
         external_ip: host.network.external_ip().to_string(),
         container_path: host.depot.directory(&record.handle).to_string_lossy().into_owned(),
         process_ids: Some(running),

@@ -209,11 +209,13 @@ pub async fn place(host: &Host, requested: &str, privileged: bool) -> Result<Pla
         Err(error) => error,
     };
     match &error {
-        NetworkError::Pool(PoolError::SubnetsExhausted { .. }) => match host.prepared.take_next().await {
-            Some(connected) if !privileged => return Ok(connected.into()),
-            Some(connected) => host.prepared.give_up(connected.lease),
-            None => {}
-        },
+        NetworkError::Pool(PoolError::SubnetsExhausted { .. } | PoolError::Ipv6Exhausted { .. }) => {
+            match host.prepared.take_next().await {
+                Some(connected) if requested.is_empty() && !privileged => return Ok(connected.into()),
+                Some(connected) => host.prepared.give_up(connected.lease),
+                None => {}
+            }
+        }
         // Its last container was destroyed a moment ago.
         NetworkError::Pool(PoolError::Leaving { .. }) => {
             let lease = plan_when_free(host, requested).await?;
@@ -252,9 +254,11 @@ async fn plan_when_free(host: &Host, requested: &str) -> Result<Lease, Error> {
     let deadline = tokio::time::Instant::now() + RETRY;
     loop {
         match host.network.plan(requested).await {
-            Err(NetworkError::Pool(PoolError::Leaving { .. } | PoolError::SubnetsExhausted { .. }))
-                if tokio::time::Instant::now() < deadline =>
-            {
+            Err(NetworkError::Pool(
+                PoolError::Leaving { .. }
+                | PoolError::SubnetsExhausted { .. }
+                | PoolError::Ipv6Exhausted { .. },
+            )) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(LINK_LOOK_INTERVAL).await;
             }
             planned => return Ok(planned?),

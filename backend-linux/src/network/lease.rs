@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -12,7 +12,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::pool::{Place, PortPool, Subnet, SubnetPool};
+pub use super::pool::Ipv6Pair;
+use super::pool::{Error as PoolError, Ipv6Pool, Place, PortPool, Subnet, SubnetPool};
 
 /// Where a container is on the network; kept in its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,15 +46,6 @@ impl Assignment {
     }
 }
 
-/// The two ends' IPv6 addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ipv6Pair {
-    /// The host's, the container's gateway.
-    pub host_ip: Ipv6Addr,
-    /// The container's.
-    pub container_ip: Ipv6Addr,
-}
-
 /// Keeps an [`Assignment`] and its ports from others.
 ///
 /// Dropped, it frees them only if no link was ever made: a container that is on the network outlives its server, and
@@ -81,7 +73,7 @@ impl Drop for Lease {
         let owner = &self.assignment.host_link;
         let mut pools = self.ledger.lock();
         if pools.planned.remove(owner) {
-            pools.subnets.give_back(self.assignment.place(), owner);
+            pools.give_back(&self.assignment);
             pools.ports.give_back_all(owner);
         }
     }
@@ -94,14 +86,46 @@ pub struct Ledger(Arc<Mutex<Pools>>);
 #[derive(Debug)]
 pub struct Pools {
     pub subnets: SubnetPool,
+    /// None: containers have no IPv6.
+    pub ipv6: Option<Ipv6Pool>,
     pub ports: PortPool,
     /// Owners of leases for which nothing was done in the kernel yet.
     pub planned: std::collections::HashSet<String>,
 }
 
+impl Pools {
+    /// Takes the addresses that a record says; the one who has them may take them again.
+    pub fn take_exactly(&mut self, assignment: &Assignment) -> Result<(), PoolError> {
+        let owner = &assignment.host_link;
+        self.subnets.take_exactly(assignment.place(), owner)?;
+        let Some((pool, pair)) = self.ipv6.as_mut().zip(assignment.ipv6) else { return Ok(()) };
+        pool.take_exactly(pair, owner).inspect_err(|_| self.subnets.give_back(assignment.place(), owner))
+    }
+
+    /// Takes addresses out of use but does not free them yet. True also for those that nobody has, as after a restart;
+    /// false: they are another's.
+    pub fn quarantine(&mut self, assignment: &Assignment) -> bool {
+        let owner = &assignment.host_link;
+        // Those of IPv6 are the owner's until they are given back. If another has them, there is nothing to hold.
+        if let Some((pool, pair)) = self.ipv6.as_mut().zip(assignment.ipv6) {
+            let _ = pool.take_exactly(pair, owner);
+        }
+        self.subnets.quarantine(assignment.place(), owner)
+    }
+
+    /// Frees the addresses that are its owner's.
+    pub fn give_back(&mut self, assignment: &Assignment) {
+        let owner = &assignment.host_link;
+        self.subnets.give_back(assignment.place(), owner);
+        if let Some((pool, pair)) = self.ipv6.as_mut().zip(assignment.ipv6) {
+            pool.give_back(pair, owner);
+        }
+    }
+}
+
 impl Ledger {
-    pub fn new(subnets: SubnetPool, ports: PortPool) -> Ledger {
-        Ledger(Arc::new(Mutex::new(Pools { subnets, ports, planned: Default::default() })))
+    pub fn new(subnets: SubnetPool, ipv6: Option<Ipv6Pool>, ports: PortPool) -> Ledger {
+        Ledger(Arc::new(Mutex::new(Pools { subnets, ipv6, ports, planned: Default::default() })))
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Pools> {
@@ -146,9 +170,27 @@ pub fn prefix(tag: &str) -> String {
     format!("g{tag}-")
 }
 
+/// Whether that is the host's end of a container's link, of a server of whatever tag.
+pub fn is_container_link(name: &str) -> bool {
+    let Some((tag, digits)) = name.strip_prefix('g').and_then(|name| name.split_once('-')) else {
+        return false;
+    };
+    tag.len() <= 2 && digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_of_containers_are_known_by_their_names() {
+        for tag in ["", "a", "z9"] {
+            assert!(is_container_link(&LinkNames::new(tag).next_name()), "{tag}");
+        }
+        for other in ["eth0", "g-1234567", "gabc-12345678", "g-1234567x", "ga12345678", "all"] {
+            assert!(!is_container_link(other), "{other}");
+        }
+    }
 
     #[test]
     fn link_names_fit_the_kernel_carry_the_tag_and_differ() {

@@ -16,6 +16,7 @@ mod forwarding;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod host;
+mod host_port;
 mod kernel;
 mod lease;
 mod link;
@@ -54,7 +55,7 @@ use host::HostNetworks;
 use kernel::Kernel;
 use lease::{Ledger, LinkNames};
 use netlink::Socket;
-use pool::{BadSetting, PortPool, SubnetPool};
+use pool::{BadSetting, Ipv6Pool, PortPool, SubnetPool};
 use reaper::{Announcements, Reaper};
 
 /// The largest MTU that is chosen by itself; a host with larger frames may have peers without.
@@ -111,9 +112,12 @@ impl Network {
 
         let prefix = lease::prefix(tag);
         let host_has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+        if config.pool_ipv6.is_some() {
+            check_ipv6(host_has_ipv6, mtu)?;
+        }
         let policy = Policy {
             pool: config.pool,
-            pool_ipv6: None,
+            pool_ipv6: config.pool_ipv6,
             allow_host_access: config.allow_host_access,
             denied: config.denied.clone(),
             check_sources: defences.have(Defence::SourceAddress),
@@ -129,20 +133,22 @@ impl Network {
         })
         .await?;
         let subnets = SubnetPool::new(config.pool, &host.ipv4)?;
+        let ipv6 = config.pool_ipv6.map(|pool| Ipv6Pool::new(pool, &host.ipv6)).transpose()?;
+        let forward_ipv6 = ipv6.is_some();
         let announcements = Announcements::open()?;
         let (asked_for, tag, state_dir) = (config.firewall, tag.to_owned(), state_dir.to_owned());
         let names = Arc::new(LinkNames::new(&tag));
         let chosen = kernel::run(move || {
             let chosen = firewall::choose(asked_for, &tag, &policy)
                 .map_err(|source| Error::Firewall { what: "fixed chains".to_owned(), source })?;
-            forwarding::turn_on(&state_dir)
-                .map_err(|source| Error::System { what: "turn on net.ipv4.ip_forward", source })?;
+            forwarding::turn_on(&state_dir, forward_ipv6)
+                .map_err(|source| Error::System { what: "let the host forward packets", source })?;
             Ok((chosen, tag))
         });
         let (chosen, tag) = chosen.await?;
         let kernel = Kernel::new(links, chosen.firewall);
 
-        let ledger = Ledger::new(subnets, ports);
+        let ledger = Ledger::new(subnets, ipv6, ports);
         let (released, releases) = mpsc::unbounded_channel();
         let reaper = Reaper::new(ledger.clone(), kernel.clone(), prefix.clone());
         let reaper = tokio::spawn(reaper.run(releases, announcements));
@@ -205,15 +211,17 @@ impl Network {
                 Ok(false)
             };
             forwarding::restore(&state_dir, siblings)
-                .map_err(|source| Error::System { what: "restore net.ipv4.ip_forward", source })?
+                .map_err(|source| Error::System { what: "have the host forward packets as before", source })?
                 .map_err(tables)
         })
         .await
     }
 
-    /// How many containers the pool bears.
+    /// How many containers the pools bear.
     pub fn capacity(&self) -> u32 {
-        self.ledger.lock().subnets.capacity()
+        let pools = self.ledger.lock();
+        let ipv6 = pools.ipv6.as_ref().map_or(u32::MAX, Ipv6Pool::capacity);
+        pools.subnets.capacity().min(ipv6)
     }
 
     /// How much of the pools is taken.
@@ -260,6 +268,25 @@ fn check_tag(tag: &str) -> Result<(), BadSetting> {
         setting: "tag",
         reason: format!("{tag:?} is more than two lower-case letters or digits"),
     })
+}
+
+/// Whether containers can have IPv6 on this host.
+fn check_ipv6(host_has_ipv6: bool, mtu: u32) -> Result<(), BadSetting> {
+    let bad = |reason| Err(BadSetting { setting: "network-pool-ipv6", reason });
+    if !host_has_ipv6 {
+        return bad("this kernel has no IPv6".to_owned());
+    }
+    // What cannot be read is not known to be off.
+    let off = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+    if off.is_ok_and(|off| off.trim() != "0") {
+        return bad(
+            "this host switches IPv6 off for new links: net.ipv6.conf.default.disable_ipv6".to_owned()
+        );
+    }
+    if mtu < IPV6_MTU_MIN {
+        return bad(format!("links with an MTU of {mtu} cannot have IPv6, which takes {IPV6_MTU_MIN}"));
+    }
+    Ok(())
 }
 
 fn mtu(config: &NetworkConfig, egress: Option<Egress>) -> Result<u32, BadSetting> {

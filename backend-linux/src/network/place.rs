@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::{
     Error, Network, ends,
     firewall::{Change, Member, Outbound},
+    host_port,
     lease::{Assignment, Lease, Ledger, LinkNames},
     link,
     netlink::{self, Socket},
@@ -39,7 +40,14 @@ impl Network {
     ) -> Result<Lease, Error> {
         let host_link = self.names.next_name();
         let mut pools = self.ledger.lock();
-        let Place { subnet, address } = take(&mut pools.subnets, &host_link)?;
+        let place @ Place { subnet, address } = take(&mut pools.subnets, &host_link)?;
+        let ipv6 = match pools.ipv6.as_mut().map(|pool| pool.take_next(&host_link)).transpose() {
+            Ok(ipv6) => ipv6,
+            Err(error) => {
+                pools.subnets.give_back(place, &host_link);
+                return Err(error.into());
+            }
+        };
         pools.planned.insert(host_link.clone());
         drop(pools);
         let assignment = Assignment {
@@ -48,7 +56,7 @@ impl Network {
             container_ip: address,
             host_link,
             mtu: self.mtu,
-            ipv6: None,
+            ipv6,
         };
         Ok(Lease { assignment, ledger: self.ledger.clone() })
     }
@@ -57,18 +65,19 @@ impl Network {
     pub fn adopt(&self, assignment: &Assignment, ports: &[NetIn]) -> Result<Lease, Error> {
         let owner = &assignment.host_link;
         let mut pools = self.ledger.lock();
-        pools.subnets.take_exactly(assignment.place(), owner)?;
+        pools.take_exactly(assignment)?;
         if let Err(error) = pools.ports.adopt(ports, owner) {
-            pools.subnets.give_back(assignment.place(), owner);
+            pools.give_back(assignment);
             return Err(error.into());
         }
         drop(pools);
         Ok(Lease { assignment: assignment.clone(), ledger: self.ledger.clone() })
     }
 
-    /// Chooses host ports for a container, all or none, and fills in what `wanted` leaves open. Memory only.
+    /// Chooses host ports for a container that the host itself does not have, all or none, and fills in what `wanted`
+    /// leaves open. Waits for nothing.
     pub fn reserve_ports(&self, assignment: &Assignment, wanted: &[NetIn]) -> Result<Vec<NetIn>, Error> {
-        Ok(self.ledger.lock().ports.take(wanted, &assignment.host_link)?)
+        Ok(self.ledger.lock().ports.take(wanted, &assignment.host_link, host_port::is_free)?)
     }
 
     /// Gives back ports that were reserved and not opened. Memory only.
@@ -188,8 +197,8 @@ impl Network {
             pools.ports.give_back_all(owner);
             if pools.planned.remove(owner) {
                 // Nothing was made that the subnet would have to wait for.
-                pools.subnets.give_back(assignment.place(), owner);
-            } else if pools.subnets.quarantine(assignment.place(), owner) {
+                pools.give_back(&assignment);
+            } else if pools.quarantine(&assignment) {
                 // The receiver goes with the server, and then its memory is of no more use.
                 let _ = released.send(assignment.clone());
             }

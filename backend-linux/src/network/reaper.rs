@@ -107,7 +107,7 @@ impl Reaper {
     }
 
     fn free(&self, assignment: &Assignment) {
-        self.ledger.lock().subnets.give_back(assignment.place(), &assignment.host_link);
+        self.ledger.lock().give_back(assignment);
     }
 
     /// Deletes the links that had their second. On failure they get another.

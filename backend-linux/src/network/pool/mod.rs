@@ -1,22 +1,21 @@
-//! What is given out and taken back: subnets and host ports. Memory only; the records are the truth on disk.
+//! What is given out and taken back: subnets of both families, and host ports. Memory only; the records are the truth on disk.
 //!
 //! Each thing has an owner, the name of the container's host-side link, which no two containers share. What somebody
 //! gives back that is another's stays the other's, so that every release may be repeated.
 
+mod ipv6;
 mod ports;
 pub(super) mod subnet;
 mod subnets;
 
+pub use ipv6::{IPV6_PREFIX, Ipv6Pair, Ipv6Pool};
 pub use ports::PortPool;
 pub use subnet::Subnet;
 pub use subnets::{Place, SubnetPool};
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::lru::LruIds;
-
-/// Prefix length of a container's IPv6 subnet: four addresses, as a /30 has.
-pub const IPV6_PREFIX: u8 = 126;
 
 /// Why a pool did not give out what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +64,26 @@ pub enum Error {
         /// The port.
         port: u16,
     },
+    /// The host itself has this port.
+    #[error("host_port: port {port} is in use on the host")]
+    PortInUseOnHost {
+        /// The port.
+        port: u16,
+    },
+    /// Somebody has this address.
+    #[error("IPv6 address {address} is in use")]
+    Ipv6InUse {
+        /// The address.
+        address: Ipv6Addr,
+    },
+    /// Every subnet of the IPv6 pool is in use.
+    #[error("no free IPv6 subnet: all {capacity} of the pool {pool} are in use")]
+    Ipv6Exhausted {
+        /// The pool.
+        pool: ipnetwork::Ipv6Network,
+        /// How many it has.
+        capacity: u32,
+    },
     /// Every subnet of the pool is in use.
     #[error("no free subnet: all {capacity} of the pool {pool} are in use")]
     SubnetsExhausted {
@@ -74,7 +93,9 @@ pub enum Error {
         capacity: u32,
     },
     /// Every port of the pool is in use.
-    #[error("no free host port: all {size} of the pool, from {first} on, are in use")]
+    #[error(
+        "no free host port: all {size} of the pool, from {first} on, are in use by containers or the host"
+    )]
     PortsExhausted {
         /// The first port of the pool.
         first: u16,

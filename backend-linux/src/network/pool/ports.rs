@@ -37,14 +37,20 @@ impl PortPool {
         self.owners.get(&port).map(String::as_str)
     }
 
-    /// Takes a host port for each mapping, all or none, and fills in those that were left open.
-    pub fn take(&mut self, wanted: &[NetIn], owner: &str) -> Result<Vec<NetIn>, Error> {
+    /// Takes a host port for each mapping, all or none, and fills in those that were left open: with what is free on
+    /// the host, too, as `is_free` says.
+    pub fn take(
+        &mut self,
+        wanted: &[NetIn],
+        owner: &str,
+        is_free: impl Fn(u16) -> bool,
+    ) -> Result<Vec<NetIn>, Error> {
         let mut taken = Vec::with_capacity(wanted.len());
         // Those asked for by number first, lest one of the pool's choice be among them.
         let (open, fixed): (Vec<usize>, Vec<usize>) =
             (0..wanted.len()).partition(|&index| wanted[index].host_port == 0);
         for index in fixed.into_iter().chain(open) {
-            match self.take_one(wanted[index], owner) {
+            match self.take_one(wanted[index], owner, &is_free) {
                 Ok(mapping) => taken.push((index, mapping)),
                 Err(error) => {
                     let mappings: Vec<_> = taken.into_iter().map(|(_, mapping)| mapping).collect();
@@ -57,14 +63,22 @@ impl PortPool {
         Ok(taken.into_iter().map(|(_, mapping)| mapping).collect())
     }
 
-    fn take_one(&mut self, wanted: NetIn, owner: &str) -> Result<NetIn, Error> {
+    fn take_one(
+        &mut self,
+        wanted: NetIn,
+        owner: &str,
+        is_free: impl Fn(u16) -> bool,
+    ) -> Result<NetIn, Error> {
         let host_port = if wanted.host_port == 0 {
             let exhausted = Error::PortsExhausted { first: self.first, size: self.free.size() as u16 };
-            self.first + self.free.take_next().ok_or(exhausted)? as u16
+            self.take_next(is_free).ok_or(exhausted)?
         } else {
             let port = wanted.host_port;
             if self.owners.contains_key(&port) {
                 return Err(Error::PortInUse { port });
+            }
+            if !is_free(port) {
+                return Err(Error::PortInUseOnHost { port });
             }
             if let Some(id) = self.id(port) {
                 self.free.take(id);
@@ -74,6 +88,20 @@ impl PortPool {
         self.owners.insert(host_port, owner.to_owned());
         let container_port = if wanted.container_port == 0 { host_port } else { wanted.container_port };
         Ok(NetIn { host_port, container_port })
+    }
+
+    /// Passes over those that the host has.
+    fn take_next(&mut self, is_free: impl Fn(u16) -> bool) -> Option<u16> {
+        let mut passed_over = Vec::new();
+        let found = loop {
+            let Some(id) = self.free.take_next() else { break None };
+            match self.first + id as u16 {
+                port if is_free(port) => break Some(port),
+                _ => passed_over.push(id),
+            }
+        };
+        passed_over.into_iter().for_each(|id| self.free.give_back(id));
+        found
     }
 
     /// Marks recorded mappings as taken; the one who has a port may take it again.
@@ -86,7 +114,8 @@ impl PortPool {
                 None => missing.push(*mapping),
             }
         }
-        self.take(&missing, owner).map(drop)
+        // Where the host has one of them by now, it is the container's all the same.
+        self.take(&missing, owner, |_| true).map(drop)
     }
 
     /// Frees those of the mappings' host ports that `owner` has.
@@ -128,6 +157,10 @@ mod tests {
 
     use super::*;
 
+    fn every(_: u16) -> bool {
+        true
+    }
+
     fn mapping(host_port: u16, container_port: u16) -> NetIn {
         NetIn { host_port, container_port }
     }
@@ -136,10 +169,10 @@ mod tests {
     fn an_open_host_port_comes_from_the_pool_and_an_open_container_port_is_the_same() {
         let mut ports = PortPool::new(61001, 10).unwrap();
         assert_eq!(
-            ports.take(&[mapping(0, 0), mapping(0, 80)], "a").unwrap(),
+            ports.take(&[mapping(0, 0), mapping(0, 80)], "a", every).unwrap(),
             [mapping(61001, 61001), mapping(61002, 80)]
         );
-        assert_eq!(ports.take(&[mapping(8080, 0)], "a").unwrap(), [mapping(8080, 8080)]);
+        assert_eq!(ports.take(&[mapping(8080, 0)], "a", every).unwrap(), [mapping(8080, 8080)]);
         assert_eq!(ports.in_use(), 2);
     }
 
@@ -147,26 +180,49 @@ mod tests {
     fn a_port_asked_for_by_number_leaves_the_pool() {
         let mut ports = PortPool::new(61001, 2).unwrap();
         assert_eq!(
-            ports.take(&[mapping(0, 1), mapping(61001, 2)], "a").unwrap(),
+            ports.take(&[mapping(0, 1), mapping(61001, 2)], "a", every).unwrap(),
             [mapping(61002, 1), mapping(61001, 2)]
         );
-        assert_eq!(ports.take(&[mapping(0, 0)], "b"), Err(Error::PortsExhausted { first: 61001, size: 2 }));
+        assert_eq!(
+            ports.take(&[mapping(0, 0)], "b", every),
+            Err(Error::PortsExhausted { first: 61001, size: 2 })
+        );
     }
 
     #[test]
     fn a_refused_request_takes_nothing() {
         let mut ports = PortPool::new(61001, 5).unwrap();
-        ports.take(&[mapping(80, 80)], "a").unwrap();
+        ports.take(&[mapping(80, 80)], "a", every).unwrap();
         let wanted = [mapping(0, 1), mapping(81, 1), mapping(80, 1)];
-        assert_eq!(ports.take(&wanted, "b"), Err(Error::PortInUse { port: 80 }));
-        assert_eq!(ports.take(&[mapping(82, 0), mapping(82, 0)], "b"), Err(Error::PortInUse { port: 82 }));
+        assert_eq!(ports.take(&wanted, "b", every), Err(Error::PortInUse { port: 80 }));
+        assert_eq!(
+            ports.take(&[mapping(82, 0), mapping(82, 0)], "b", every),
+            Err(Error::PortInUse { port: 82 })
+        );
         assert_eq!((ports.in_use(), ports.owner(81), ports.owner(82)), (0, None, None));
+    }
+
+    #[test]
+    fn ports_of_the_host_are_passed_over_and_refused_by_number() {
+        let mut ports = PortPool::new(61001, 4).unwrap();
+        let is_free = |port| port != 61001 && port != 61003 && port != 80;
+        for expected in [61002, 61004] {
+            assert_eq!(ports.take(&[mapping(0, 1)], "a", is_free).unwrap()[0].host_port, expected);
+        }
+        let exhausted = Error::PortsExhausted { first: 61001, size: 4 };
+        assert_eq!(ports.take(&[mapping(0, 1)], "a", is_free), Err(exhausted));
+        for port in [80, 61003] {
+            assert_eq!(ports.take(&[mapping(port, 1)], "a", is_free), Err(Error::PortInUseOnHost { port }));
+        }
+        // What was passed over is still the pool's.
+        assert_eq!(ports.take(&[mapping(0, 1), mapping(0, 1)], "a", every).unwrap().len(), 2);
+        assert_eq!(ports.in_use(), 4);
     }
 
     #[test]
     fn only_the_owner_gives_a_port_back() {
         let mut ports = PortPool::new(61001, 1).unwrap();
-        let taken = ports.take(&[mapping(0, 0)], "a").unwrap();
+        let taken = ports.take(&[mapping(0, 0)], "a", every).unwrap();
         ports.give_back(&taken, "b");
         assert_eq!(ports.owner(61001), Some("a"));
         ports.give_back(&taken, "a");
@@ -202,7 +258,7 @@ mod tests {
             for (take, owner, port) in steps {
                 let name = format!("owner{owner}");
                 if take {
-                    match ports.take(&[mapping(port, 0)], &name) {
+                    match ports.take(&[mapping(port, 0)], &name, every) {
                         Ok(taken) => prop_assert!(held.insert(taken[0].host_port, owner).is_none()),
                         Err(_) if port == 0 => prop_assert!((2..6).all(|port| held.contains_key(&port))),
                         Err(_) => prop_assert!(held.contains_key(&port)),

@@ -2,6 +2,7 @@
 //! that the tests make; the machine's own stays untouched.
 
 mod foreign;
+mod ipv6;
 mod isolation;
 mod lifecycle;
 mod ports;

@@ -1,6 +1,6 @@
 //! Published ports: reached from everywhere, and only they.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::{
     NetworkConfig,
@@ -71,5 +71,31 @@ fn a_port_of_the_host_itself_is_not_shadowed_by_one_elsewhere() {
         world.outside.serve(Ipv4Addr::UNSPECIFIED, port, "outside");
         assert!(world.host.ask(world.outside_address, port).unwrap().starts_with("outside"));
         assert!(container.namespace.ask(world.outside_address, port).unwrap().starts_with("outside"));
+    });
+}
+
+#[test]
+fn a_port_on_which_the_host_itself_listens_is_refused_by_number_and_passed_over_by_the_pool() {
+    let config = NetworkConfig { port_pool_start: 7000, port_pool_size: 4, ..NetworkConfig::default() };
+    on_host(config, async |world, network, _| {
+        let container = Container::new(network).await;
+        world.host.serve(Ipv4Addr::LOCALHOST, 7000, "host");
+        world.host.serve(Ipv6Addr::LOCALHOST, 7001, "host");
+        world.host.serve(Ipv4Addr::UNSPECIFIED, 80, "host");
+        for port in [7000, 7001, 80] {
+            let wanted = [protocol::NetIn { host_port: port, container_port: 80 }];
+            let refused = network.reserve_ports(container.lease.assignment(), &wanted).unwrap_err();
+            assert_eq!(refused.to_string(), format!("host_port: port {port} is in use on the host"));
+        }
+        assert_eq!(container.publish(network, 80).await, 7002);
+        // What listens inside a container does not count, nor does a connection that was closed.
+        container.namespace.serve(Ipv4Addr::UNSPECIFIED, 81, "container");
+        let wanted = [protocol::NetIn { host_port: 81, container_port: 0 }];
+        assert!(network.reserve_ports(container.lease.assignment(), &wanted).is_ok());
+        assert_eq!(container.publish(network, 80).await, 7003);
+        let wanted = [protocol::NetIn::default()];
+        let exhausted = network.reserve_ports(container.lease.assignment(), &wanted).unwrap_err().to_string();
+        assert!(exhausted.starts_with("no free host port: all 4 of the pool, from 7000 on"), "{exhausted}");
+        assert_eq!(network.usage().ports_in_use, 2);
     });
 }

@@ -6,7 +6,7 @@ use crate::{
     NetworkConfig,
     network::{
         Network, PoolError,
-        tests::world::{Container, eventually, on_host},
+        tests::world::{Container, TAG, eventually, on_host},
     },
 };
 
@@ -92,7 +92,7 @@ fn a_subnet_that_the_host_itself_is_in_cannot_be_named() {
             let text = refusal(network, wrong).await;
             assert!(text.contains("a network that the host itself is in"), "{wrong}: {text}");
         }
-        let config = NetworkConfig { pool: "10.9.0.64/26".parse().unwrap(), ..NetworkConfig::default() };
+        let config = NetworkConfig { pool: "10.9.0.64/26".parse().unwrap(), ..world.config.clone() };
         let defences = crate::Defences::default();
         let state_dir = tempfile::tempdir().unwrap();
         let error = Network::start(&config, "u", state_dir.path(), &defences).await.unwrap_err().to_string();
@@ -139,11 +139,10 @@ fn a_named_address_is_free_again_when_its_link_is_gone_and_a_subnet_after_its_la
 
 #[test]
 fn a_new_server_adopts_containers_of_shared_subnets() {
-    on_host(NetworkConfig::default(), async |_, network, state_dir| {
+    on_host(NetworkConfig::default(), async |world, network, state_dir| {
         let first = Container::at(network, "10.1.2.0/24").await;
         let second = Container::at(network, "10.1.2.0/24").await;
-        let config = NetworkConfig::default();
-        let next = Network::start(&config, super::world::TAG, state_dir, &Default::default()).await.unwrap();
+        let next = Network::start(&world.config, TAG, state_dir, &Default::default()).await.unwrap();
         let _kept: Vec<_> =
             [&first, &second].map(|container| next.adopt(container.lease.assignment(), &[]).unwrap()).into();
         let third = next.plan("10.1.2.0/24").await.unwrap();

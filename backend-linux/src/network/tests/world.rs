@@ -20,7 +20,7 @@ use crate::{
     Defences, FirewallKind, NetworkConfig,
     network::{
         Network, ends,
-        lease::{Assignment, Lease},
+        lease::{Assignment, Ipv6Pair, Lease},
         link,
         netlink::Socket,
         pool::Subnet,
@@ -112,6 +112,8 @@ pub struct World {
     pub outside: Namespace,
     pub host_address: Ipv4Addr,
     pub outside_address: Ipv4Addr,
+    /// The same of IPv6: `container_ip` is the one outside.
+    pub ipv6: Ipv6Pair,
 }
 
 impl World {
@@ -137,7 +139,10 @@ impl World {
             container_ip: subnet.container_address(),
             host_link: "uplink".to_owned(),
             mtu: 1400,
-            ipv6: None,
+            ipv6: Some(Ipv6Pair {
+                host_ip: "2001:db8:ffff::1".parse().unwrap(),
+                container_ip: "2001:db8:ffff::2".parse().unwrap(),
+            }),
         };
         let (assignment, netns, inside) =
             (uplink.clone(), host.netns.try_clone().unwrap(), Socket::from(host.route_socket()));
@@ -149,7 +154,9 @@ impl World {
         });
         let (host_address, outside_address) = (uplink.container_ip, uplink.host_ip);
         let config = NetworkConfig::default();
-        Some(World { config, host, outside, host_address, outside_address })
+        let ipv6 =
+            uplink.ipv6.map(|pair| Ipv6Pair { host_ip: pair.container_ip, container_ip: pair.host_ip })?;
+        Some(World { config, host, outside, host_address, outside_address, ipv6 })
     }
 
     /// All of the host's firewall, by the tool of the kind under test.

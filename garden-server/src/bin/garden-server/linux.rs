@@ -48,6 +48,10 @@ fn config(options: &Options) -> Result<Config, String> {
         .network_pool
         .parse()
         .map_err(|error| format!("--network-pool {}: {error}", options.network_pool))?;
+    network.pool_ipv6 = match options.network_pool_ipv6.as_deref() {
+        None | Some("") => None,
+        Some(pool) => Some(pool.parse().map_err(|error| format!("--network-pool-ipv6 {pool}: {error}"))?),
+    };
     network.external_ip = options.external_ip;
     network.port_pool_start = options.port_pool_start;
     network.port_pool_size = options.port_pool_size;

@@ -237,6 +237,15 @@ pub(crate) struct Options {
         help_heading = "Network"
     )]
     pub(crate) network_pool: String,
+    /// Where the containers' IPv6 subnets, each a /126, come from [default: containers have no IPv6].
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "GARDEN_NETWORK_POOL_IPV6",
+        global = true,
+        help_heading = "Network"
+    )]
+    pub(crate) network_pool_ipv6: Option<String>,
     /// Containers may reach the host.
     #[arg(long, env = "GARDEN_ALLOW_HOST_ACCESS", global = true, help_heading = "Network")]
     pub(crate) allow_host_access: bool,
