@@ -4,7 +4,7 @@
 //! [`Change`]; those that wait at the same moment are made [together](turns).
 
 mod choose;
-mod iptables;
+pub mod iptables;
 pub mod nftables;
 pub mod turns;
 

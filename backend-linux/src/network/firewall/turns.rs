@@ -103,3 +103,107 @@ fn commit(firewall: &mut dyn Firewall, waiting: Vec<Waiting>) {
         drop(answer.send(made.map_err(|source| Error::Firewall { what: format!("link {link}"), source })));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::network::{
+        Assignment, Subnet,
+        firewall::{Error as FirewallError, Member, Policy},
+        netlink,
+    };
+
+    /// Counts its commits, and refuses those with a change for a link of this name.
+    #[derive(Debug, Default)]
+    struct Counting {
+        commits: Arc<AtomicUsize>,
+        refused: Option<String>,
+    }
+
+    impl Firewall for Counting {
+        fn install(&mut self, _: &Policy) -> Result<(), FirewallError> {
+            Ok(())
+        }
+
+        fn apply(&mut self, changes: &[Change]) -> Result<(), FirewallError> {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            let refused = |change: &Change| Some(&change.assignment().host_link) == self.refused.as_ref();
+            match changes.iter().any(refused) {
+                true => Err(netlink::Error::NoAnswer { what: "test" }.into()),
+                false => Ok(()),
+            }
+        }
+
+        fn replace_all(&mut self, _: &[Member]) -> Result<(), FirewallError> {
+            Ok(())
+        }
+
+        fn uninstall(&mut self) -> Result<(), FirewallError> {
+            Ok(())
+        }
+
+        fn has_siblings(&mut self) -> Result<bool, FirewallError> {
+            Ok(false)
+        }
+    }
+
+    fn admit(link: &str) -> Change {
+        let subnet = Subnet::try_from("10.254.0.0/30".parse::<ipnetwork::Ipv4Network>().unwrap()).unwrap();
+        Change::Admit(Assignment {
+            subnet,
+            host_ip: subnet.host_address(),
+            container_ip: subnet.container_address(),
+            host_link: link.to_owned(),
+            mtu: 1500,
+            ipv6: None,
+        })
+    }
+
+    /// What comes of changes for these links that all wait when the firewall becomes free, and the number of commits.
+    fn together(links: &[&str], refused: Option<&str>) -> (Vec<bool>, usize) {
+        let commits = Arc::new(AtomicUsize::new(0));
+        let firewall = Counting { commits: Arc::clone(&commits), refused: refused.map(str::to_owned) };
+        let turns = Turns::new(Box::new(firewall));
+        let held = turns.firewall();
+        let made = thread::scope(|scope| {
+            let change = |link: String| {
+                let turns = turns.clone();
+                scope.spawn(move || turns.change(&link.clone(), move || Ok(admit(&link)), || {}).is_ok())
+            };
+            let threads: Vec<_> = links.iter().map(|link| change((*link).to_owned())).collect();
+            let start = Instant::now();
+            while turns.waiting().len() < links.len() {
+                assert!(start.elapsed() < Duration::from_secs(10), "not all of them wait");
+                thread::yield_now();
+            }
+            drop(held);
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        (made, commits.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn sixteen_changes_that_wait_are_one_commit() {
+        let links: Vec<String> = (0..16).map(|n| format!("g-{n}")).collect();
+        let links: Vec<&str> = links.iter().map(String::as_str).collect();
+        assert_eq!(together(&links, None), (vec![true; 16], 1));
+    }
+
+    #[test]
+    fn changes_of_one_container_are_a_commit_each() {
+        assert_eq!(together(&["g-1", "g-1"], None), (vec![true; 2], 2));
+    }
+
+    #[test]
+    fn a_change_that_is_refused_fails_alone() {
+        let (made, commits) = together(&["g-1", "g-2", "g-3"], Some("g-2"));
+        // All together, and then each by itself.
+        assert_eq!((made, commits), (vec![true, false, true], 4));
+    }
+}

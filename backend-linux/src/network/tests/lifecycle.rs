@@ -219,14 +219,22 @@ fn forwarding_is_turned_on_and_off_again() {
 }
 
 #[test]
-fn many_containers_at_once_leave_nothing() {
+fn a_hundred_containers_with_ports_and_rules_sixteen_at_once_leave_nothing() {
     on_host(NetworkConfig::default(), async |world, network, _| {
+        let rule = |last| {
+            let start = Some(Ipv4Addr::new(192, 0, 2, last).into());
+            let networks = vec![protocol::IpRange { start, end: None }];
+            protocol::NetOutRule { networks, ..Default::default() }
+        };
+        let rules: Vec<_> = (0..10).map(rule).collect();
         let life = async || {
-            for _ in 0..4 {
+            for _ in 0..7 {
                 let container = Container::new(network).await;
                 let port = container.publish(network, 80).await;
                 let ports = [NetIn { host_port: port, container_port: 80 }];
-                network.release(container.lease.assignment(), &ports).await.unwrap();
+                let assignment = container.lease.assignment();
+                network.open(assignment, "handle", &[], &rules).await.unwrap();
+                network.release(assignment, &ports).await.unwrap();
             }
         };
         futures_util::future::join_all((0..16).map(|_| life())).await;

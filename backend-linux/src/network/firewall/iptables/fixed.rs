@@ -127,7 +127,7 @@ fn forward(batch: &mut Batch, family: Family, names: &Names, policy: &Policy, li
 fn pool(family: Family, policy: &Policy) -> Option<IpNetwork> {
     match family {
         Family::V4 => Some(policy.pool.into()),
-        Family::V6 => None,
+        Family::V6 => policy.pool_ipv6.map(IpNetwork::V6),
     }
 }
 

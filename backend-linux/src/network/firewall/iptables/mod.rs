@@ -22,11 +22,7 @@ use super::{Change, Error, Firewall, Member, Policy};
 use crate::network::lease::{self, Assignment};
 use saved::Saved;
 use text::{Batch, Family, Names, Part};
-pub use tool::ToolError;
-#[cfg(test)]
-pub use tool::{Programs, Tools};
-#[cfg(not(test))]
-use tool::{Programs, Tools};
+pub use tool::{Programs, ToolError, Tools};
 
 /// One server's chains on this host.
 #[derive(Debug)]
@@ -223,10 +219,13 @@ impl Firewall for Iptables {
     fn install(&mut self, policy: &Policy) -> Result<(), Error> {
         self.policy = Some(policy.clone());
         self.open = vec![Family::V4];
+        if policy.ipv6 && policy.pool_ipv6.is_some() {
+            self.open.push(Family::V6);
+        }
         for family in &self.open {
             self.install_open(*family, policy)?;
         }
-        if policy.ipv6 {
+        if policy.ipv6 && policy.pool_ipv6.is_none() {
             self.install_closed(Family::V6, policy)?;
         }
         Ok(())

@@ -189,10 +189,10 @@ impl Tools {
     }
 }
 
-/// The number in "line 7 failed" or "line 7: why".
+/// The number in "line 7 failed" or "error occurred at line: 7".
 fn line_of(message: &str) -> Option<usize> {
-    let (_, rest) = message.split_once("line ")?;
-    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    let (_, rest) = message.split_once("line")?;
+    rest.trim_start_matches([':', ' ']).split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn not_run(tool: &'static str, source: io::Error) -> ToolError {

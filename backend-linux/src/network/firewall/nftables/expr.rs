@@ -91,6 +91,8 @@ pub enum Expr {
     DestinationTranslated {
         is: bool,
     },
+    /// Either of these two, as the programs of iptables make it: they refuse to show a table with anything else.
+    IptablesConntrack,
     Log {
         prefix: String,
     },
@@ -166,6 +168,12 @@ impl Expr {
                 any_bit(connection(list, CONNECTION_STATUS), DESTINATION_TRANSLATED, *is)
             }
             Expr::Log { prefix } => element(list, "log", |m| m.text(2, prefix)),
+            Expr::IptablesConntrack => {
+                const REVISION: u32 = 3;
+                element(list, "match", |m| {
+                    m.text(1, "conntrack").u32_be(2, REVISION).bytes(3, &established_or_translated())
+                })
+            }
             Expr::Accept => verdict(list, 1),
             Expr::Drop => verdict(list, 0),
             Expr::Reject => {
@@ -226,6 +234,21 @@ fn meta(list: Message, key: u32, register: u32) -> Message {
 
 fn connection(list: Message, key: u32) -> Message {
     element(list, "ct", |m| m.u32_be(1, REGISTER_1).u32_be(2, key))
+}
+
+/// `xt_conntrack_mtinfo3`, as long as the kernel counts it.
+fn established_or_translated() -> [u8; 168] {
+    const MATCH_FLAGS_OFFSET: usize = 146;
+    const STATES_OFFSET: usize = 150;
+    const MATCH_STATE: u16 = 1;
+    // One bit for each state, and one more for translation.
+    const ESTABLISHED: u16 = 1 << 1;
+    const RELATED: u16 = 1 << 2;
+    const TRANSLATED: u16 = 1 << 7;
+    let mut info = [0; 168];
+    info[MATCH_FLAGS_OFFSET..][..2].copy_from_slice(&MATCH_STATE.to_ne_bytes());
+    info[STATES_OFFSET..][..2].copy_from_slice(&(ESTABLISHED | RELATED | TRANSLATED).to_ne_bytes());
+    info
 }
 
 /// What the connection's first packet had.

@@ -118,11 +118,14 @@ fn our_chain(base: &Chain, table: &str, policy: &Policy) -> Vec<Message> {
     let name = our_name(table);
     let ours = |side| Expr::Link { side, prefix: policy.link_prefix.clone(), is: true };
     let to_ours = |condition| vec![ours(Side::Out), condition, Expr::Accept];
-    let rules = [
-        vec![ours(Side::In), Expr::Accept],
-        to_ours(Expr::Established),
-        to_ours(Expr::DestinationTranslated { is: true }),
-    ];
+    let mut rules = vec![vec![ours(Side::In), Expr::Accept]];
+    match base.is_of_iptables() {
+        true => rules.push(to_ours(Expr::IptablesConntrack)),
+        false => {
+            rules.push(to_ours(Expr::Established));
+            rules.push(to_ours(Expr::DestinationTranslated { is: true }));
+        }
+    }
     // None of these expressions depends on the family.
     let place = Table { family: Family::V4, name: base.table.clone() };
     let mut messages = vec![
@@ -170,6 +173,11 @@ fn jump(base: &Chain, target: &str, rules: &[Rule], table: &str) -> Message {
 }
 
 impl Chain {
+    /// Whether the programs of iptables show and change it.
+    fn is_of_iptables(&self) -> bool {
+        self.family != INET && self.table == "filter" && self.name == "FORWARD"
+    }
+
     fn message(&self, what: &'static str, operation: u8, flags: u16) -> Message {
         about(what, operation, flags, self.family).text(TABLE_NAME, &self.table)
     }
