@@ -281,7 +281,7 @@ impl Backend for LinuxBackend {
     async fn net_in(&self, handle: &str, ports: NetIn) -> Result<NetIn> {
         let container = self.container(handle)?;
         let network = &self.host.network;
-        let assignment = container.lease.assignment().clone();
+        let assignment = container.record().assignment.clone();
         let error = |error: crate::network::Error| wire(error.into());
         let reserved = network.reserve_ports(&assignment, &[ports]).map_err(error)?;
         let mapped =
@@ -291,9 +291,10 @@ impl Backend for LinuxBackend {
             network.unreserve_ports(&assignment, &reserved);
             return Err(error);
         }
-        if let Err(cause) = network.open(&assignment, handle, &reserved, &[]).await {
+        let wishes = || container.record().wishes();
+        if let Err(cause) = network.open_ports(&assignment, handle, &reserved, wishes).await {
             // What failed is the error to tell; a rule that is left goes with the container.
-            if network.close_ports(&assignment, &reserved).await.is_ok() {
+            if network.close_ports(&assignment, &reserved, wishes).await.is_ok() {
                 self.update(&container, move |record| record.ports.retain(|port| *port != mapped)).await?;
             }
             return Err(error(cause));

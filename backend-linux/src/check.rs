@@ -14,7 +14,7 @@ use crate::{
     container::{self, Depot, Host, Pool, blocking},
     entitlement,
     ids::Ids,
-    network::Network,
+    network::{Cni, Network, Networks},
     process::{OutputBudget, Template},
     rootfs::Store,
     telemetry,
@@ -62,6 +62,8 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
     config.hardening.apparmor_profile = usable_profile(config.hardening.apparmor_profile)?;
     let ids = Ids::new(&config.ids).map_err(container::Error::from)?;
     let opening = config.clone();
+    let cni = blocking(move || Cni::open(&opening.network)).await?.map_err(container::Error::from)?;
+    let opening = config.clone();
     let opened = blocking(move || -> Result<_, Error> {
         let init =
             Template::load(&init_binary(&opening)?, &opening.defences).map_err(container::Error::from)?;
@@ -78,15 +80,17 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
         let missing = cgroups.missing();
         tracing::warn!(?missing, "cgroup controllers that this server cannot have here: no such limits");
     }
-    if config.network.dns.is_lacking(false) {
+    // Plug-ins may name some.
+    if cni.name().is_none() && config.network.dns.is_lacking(false) {
         tracing::warn!("{NO_NAME_SERVER}");
     }
-    let network = Network::start(&config.network, &config.tag, &network_state()?, &config.defences).await;
+    let network =
+        Networks::start(&config.network, cni, &config.tag, &network_state()?, &config.defences).await;
     let network = network.map_err(container::Error::from)?;
     let open_files = raise_descriptor_limit();
     let (half_destroyed, trash) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
     let output_budget = OutputBudget::new(config.output_buffer_total_bytes);
-    let prepared = Pool::new(config.prepared_containers);
+    let prepared = Pool::new(if network.is_made_ahead() { config.prepared_containers } else { 0 });
     let per_share = config.cpu_entitlement_per_share_percent.unwrap_or_else(|| {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         entitlement::default_per_share(cpus, telemetry::memory_bytes())
@@ -213,6 +217,10 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
         true => (true, NO_NAME_SERVER.to_owned()),
         false => (true, "name servers".to_owned()),
     });
+    match Cni::open(&config.network) {
+        Ok(cni) => lines.extend(cni.name().map(|name| (true, format!("network {name:?} by CNI plug-ins")))),
+        Err(error) => lines.push((false, protocol::Error::failed(&error).to_string())),
+    }
     let depot = config.depot.as_os_str().as_bytes().starts_with(b"/");
     lines.push((depot, format!("depot {:?} is an absolute path", config.depot)));
     lines

@@ -100,6 +100,23 @@ pub struct NetworkConfig {
     pub dns: DnsConfig,
     /// How patient the containers' TCP is.
     pub tcp: TcpSettings,
+    /// Plug-ins instead of the server's own network.
+    pub cni: CniConfig,
+}
+
+/// Networks that CNI plug-ins make.
+#[derive(Debug, Clone)]
+pub struct CniConfig {
+    /// A network configuration list (`.conflist`) that names the plug-ins; none: the server makes the network itself.
+    pub list: Option<PathBuf>,
+    /// Where the plug-ins are, the first place first.
+    pub plugin_dirs: Vec<PathBuf>,
+}
+
+impl Default for CniConfig {
+    fn default() -> Self {
+        CniConfig { list: None, plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()] }
+    }
 }
 
 /// How patient TCP is in each container: sysctls of its network namespace. None: the kernel's default.
@@ -206,6 +223,7 @@ impl Default for NetworkConfig {
             firewall: FirewallKind::Auto,
             dns: DnsConfig::default(),
             tcp: TcpSettings::default(),
+            cni: CniConfig::default(),
         }
     }
 }

@@ -40,7 +40,7 @@ mod telemetry;
 pub use backend::LinuxBackend;
 pub use cgroup::{DeviceRule, DeviceRuleError, IoLimits, LimitPolicy};
 pub use check::{Error, check, cleanup};
-pub use config::{Config, FirewallKind, Hardening, NetworkConfig, TcpSettings};
+pub use config::{CniConfig, Config, FirewallKind, Hardening, NetworkConfig, TcpSettings};
 pub use defence::{Defence, Defences};
 pub use dns::{DnsConfig, HostEntry, HostEntryError};
 pub use ids::{HostIds, IdConfig};

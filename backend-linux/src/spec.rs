@@ -42,7 +42,8 @@ pub fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
             "this version cannot enforce disk limits: leave them out",
         ));
     }
-    if spec.limits.bandwidth != BandwidthLimits::default() {
+    host.network.check_supported(spec)?;
+    if spec.limits.bandwidth != BandwidthLimits::default() && !host.network.limits_bandwidth() {
         let reason = "this version cannot enforce bandwidth limits: leave them out";
         return Err(Error::invalid("limits.bandwidth_limits", reason));
     }

@@ -87,7 +87,7 @@ fn traffic(host: &Host) -> Result<Option<Traffic>, Error> {
 
 /// What one container uses, with its part of the traffic. Blocks for a few small files.
 fn metrics_beside(host: &Host, container: &Container, traffic: Option<&Traffic>) -> Result<Metrics, Error> {
-    let network = traffic.and_then(|traffic| traffic.of(container.lease.assignment()));
+    let network = traffic.and_then(|traffic| traffic.of(&container.record().assignment));
     let (memory, cpu, pid) = host.cgroups.metrics(&container.handle)?;
     let disk = disk_stat(container.disk.lock().unwrap_or_else(PoisonError::into_inner).own);
     let record = container.record();

@@ -10,6 +10,7 @@
 //! - [`system_calls`]: a program that makes any system call, for processes to execute.
 //! - [`attack`]: attempts to break out of a container.
 //! - [`patience`]: how long they wait.
+//! - [`netns`]: hosts with a network of their own.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -24,6 +25,7 @@ pub mod fuzz;
 pub mod host;
 pub mod killable;
 pub mod linux;
+pub mod netns;
 pub mod patience;
 pub mod raw;
 pub mod soak;

@@ -12,6 +12,7 @@ use protocol::ContainerSpec;
 
 use super::{
     Container, Error, Host, Record, State, blocking, destroy, etc,
+    plugged::start_plugged,
     prepared::{self, Place, Prepared},
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     process::{Connection, Error as ProcessError, Supervisor, nonsense},
     rootfs::Image,
     spec,
-    supervisor::{Reply, Request, Rootfs, StartRequest},
+    supervisor::{OwnFile, Reply, Request, Rootfs, StartRequest},
 };
 
 /// How long a supervisor may take to make its container.
@@ -55,15 +56,15 @@ async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
     let finder = Arc::clone(host);
     let image = blocking(move || finder.store.image(&rootfs)).await??;
     let Place { lease, ids, connection } = prepared::place(host, &spec.network, spec.privileged).await?;
-    let assignment = lease.assignment().clone();
+    let assignment = lease.attachment();
     let ports = match host.network.reserve_ports(&assignment, &spec.net_in) {
         Ok(ports) => ports,
         Err(error) => {
-            host.network.release(&assignment, &[]).await?;
+            host.network.forgo(lease).await?;
             return Err(error.into());
         }
     };
-    let record = Record {
+    let mut record = Record {
         handle,
         state: State::Creating,
         created_at: SystemTime::now(),
@@ -81,8 +82,8 @@ async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         oom_kills_seen: 0,
         apart: BTreeMap::new(),
     };
-    match make(host, &record, &lease, &ids, connection, image, spec).await {
-        Ok((record, connection)) => Ok(Container::new(host, record, lease, ids, Some(connection))),
+    match make(host, &mut record, &lease, &ids, connection, image, spec).await {
+        Ok(connection) => Ok(Container::new(host, record, lease, ids, Some(connection))),
         Err(cause) => {
             let undone = destroy(host, &record).await;
             let left = undone.err().map(|error| {
@@ -95,15 +96,16 @@ async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
     }
 }
 
+/// What has come of it is in the record, also after an error.
 async fn make(
     host: &Arc<Host>,
-    record: &Record,
+    record: &mut Record,
     lease: &Lease,
     ids: &IdLease,
     connection: Option<Connection>,
     image: Image,
     spec: ContainerSpec,
-) -> Result<(Record, Connection), Error> {
+) -> Result<Connection, Error> {
     let (maker, planned, root) = (Arc::clone(host), record.clone(), ids.root());
     let files = blocking(move || {
         let directory = maker.depot.make(&planned.handle)?;
@@ -115,25 +117,23 @@ async fn make(
             Err(Error::Supervisor(error)) if error.is_gone() => return Err(Error::PreparedDied(error)),
             started => started.map(|()| connection)?,
         },
+        None if record.assignment.is_plugged() => start_plugged(host, record, ids, files.await??).await?,
         None => start_cold(host, lease, ids, files).await?,
     };
     if !record.ports.is_empty() || !record.net_out.is_empty() {
-        let Record { assignment, handle, ports, net_out, .. } = record;
+        let Record { assignment, handle, ports, net_out, .. } = &*record;
         host.network.open(assignment, handle, ports, net_out).await?;
     }
-    let (writer, mut record) = (Arc::clone(host), record.clone());
-    blocking(move || {
-        record.state = State::Active;
-        writer.depot.write(&record)?;
-        Ok((record, connection))
-    })
-    .await?
+    let (writer, made) = (Arc::clone(host), Record { state: State::Active, ..record.clone() });
+    *record = blocking(move || writer.depot.write(&made).map(|()| made)).await??;
+    Ok(connection)
 }
 
 /// Has a supervisor make the container.
-async fn start(connection: &Connection, files: Files) -> Result<(), Error> {
+pub async fn start(connection: &Connection, Files { request, listener }: Files) -> Result<(), Error> {
     let start = async {
-        connection.send(&files.request, &[files.listener.as_fd()]).await?;
+        let listener: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+        connection.send(&Request::Start(request), &listener).await?;
         connection.reply().await
     };
     let started = tokio::time::timeout(START_LIMIT, start).await;
@@ -158,17 +158,19 @@ async fn start_cold(
     files: impl Future<Output = Result<Result<Files, Error>, Error>>,
 ) -> Result<Connection, Error> {
     // All to their ends, so that what an undo undoes is not still being made.
-    let (prepared, files) = tokio::join!(Prepared::make(host, ids), files);
+    let (prepared, files) = tokio::join!(Prepared::make(host, ids, None), files);
     let (prepared, files) = (prepared?, files??);
-    let (attached, started) = tokio::join!(prepared.attach(host, lease), start(&prepared.connection, files));
+    let attachment = lease.attachment();
+    let (attached, started) =
+        tokio::join!(prepared.attach(host, &attachment), start(&prepared.connection, files));
     started.and(attached).map(|()| prepared.connection)
 }
 
 /// What a container has on the host's file systems before it starts.
-struct Files {
-    request: Request,
-    /// Where its supervisor is to be found.
-    listener: OwnedFd,
+pub struct Files {
+    pub request: Box<StartRequest>,
+    /// Where its supervisor is to be found; none: it has it.
+    pub listener: Option<OwnedFd>,
 }
 
 /// Everything that does not need the container's namespaces.
@@ -192,7 +194,7 @@ fn prepare(
         mount_point: host.depot.mount_point(),
         rootfs,
         idmapped_binds: record.ids.is_some(),
-        own_files: etc::files(handle, &record.assignment.addresses(), &host.config.network.dns),
+        own_files: own_files(host, record),
         binds: spec::binds(&spec.bind_mounts),
         init_cgroup: host.cgroups.entry(handle, Leaf::Init),
         main_cgroup: host.cgroups.entry(handle, Leaf::Main),
@@ -201,5 +203,11 @@ fn prepare(
         hardening: host.config.hardening.clone(),
         defences: host.config.defences.clone(),
     };
-    Ok(Files { request: Request::Start(Box::new(request)), listener: Supervisor::at(directory).listen()? })
+    Ok(Files { request: Box::new(request), listener: Some(Supervisor::at(directory).listen()?) })
+}
+
+/// The container's files that say where it is on the network.
+pub fn own_files(host: &Host, record: &Record) -> Vec<OwnFile> {
+    let Record { handle, assignment, .. } = record;
+    etc::files(handle, &assignment.addresses(), assignment.dns(), &host.config.network.dns)
 }

@@ -226,7 +226,7 @@ mod tests {
     use ipnetwork::Ipv4Network;
 
     use super::{super::State, *};
-    use crate::network::{Assignment, Subnet};
+    use crate::network::{Assignment, Attachment, Subnet};
 
     fn record(state: State) -> Record {
         let assignment = Assignment {
@@ -248,7 +248,7 @@ mod tests {
             env: Vec::new(),
             properties: BTreeMap::new(),
             limits: Default::default(),
-            assignment,
+            assignment: Attachment::Own(assignment),
             ports: Vec::new(),
             net_out: Vec::new(),
             events: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Container, Error, Host, Record, State, blocking};
+use super::{Container, Error, Host, Record, State, blocking, plugged::namespace};
 use crate::{
     process::{Error as ProcessError, Supervisor},
     supervisor::Request,
@@ -51,11 +51,16 @@ async fn remove(
     mut causes: Vec<Error>,
 ) -> Result<(), Error> {
     let handle = &record.handle;
+    // Plug-ins find what they have made by the namespace, which goes with the supervisor.
+    let plugged = record.assignment.is_plugged();
+    if plugged {
+        causes.extend(release(host, record, supervisor).await.err());
+    }
     if let Err(error) = end_processes(host, record, supervisor).await {
         causes.push(error);
     }
-    if let Err(error) = host.network.release(&record.assignment, &record.ports).await {
-        causes.push(error.into());
+    if !plugged {
+        causes.extend(release(host, record, supervisor).await.err());
     }
     let (remover, name, groups) = (Arc::clone(host), handle.clone(), record.groups_beside());
     let all_gone_so_far = causes.is_empty();
@@ -76,6 +81,12 @@ async fn remove(
         Err(error) => causes.push(error),
     }
     if causes.is_empty() { Ok(()) } else { Err(Error::Destroy { handle: handle.clone(), causes }) }
+}
+
+/// Takes the container off the network.
+async fn release(host: &Host, record: &Record, supervisor: &Supervisor) -> Result<(), Error> {
+    let netns = namespace(host, &record.assignment, supervisor).await;
+    Ok(host.network.release(&record.assignment, record.wishes(), netns).await?)
 }
 
 /// Has the supervisor end everything; where there is none, or it does not answer, kills what is in the cgroup.

@@ -1,6 +1,9 @@
 //! What clients are told of a container.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use protocol::{ContainerInfo, Document, PortMapping};
 
@@ -40,12 +43,15 @@ impl Container {
 fn gather(host: &Host, record: &Record, running: Vec<String>) -> ContainerInfo {
     let ports = record.ports.iter();
     let mapped = ports.map(|p| PortMapping { host_port: p.host_port, container_port: p.container_port });
+    let addresses = record.assignment.addresses();
+    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    let text = |address: Option<IpAddr>| address.map(|address| address.to_string()).unwrap_or_default();
     ContainerInfo {
         state: if record.state == State::Stopped { "stopped" } else { "active" }.to_owned(),
         events: Some(record.events.clone()),
-        host_ip: record.assignment.host_ip.to_string(),
-        container_ip: record.assignment.container_ip.to_string(),
-        container_ipv6: record.assignment.ipv6.map(|pair| pair.container_ip.to_string()).unwrap_or_default(),
+        host_ip: text(record.assignment.host_ip()),
+        container_ip: text(address.copied()),
+        container_ipv6: text(addresses.iter().copied().find(IpAddr::is_ipv6)),
         external_ip: host.network.external_ip().to_string(),
         container_path: host.depot.directory(&record.handle).to_string_lossy().into_owned(),
         process_ids: Some(running),

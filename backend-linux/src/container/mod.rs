@@ -21,6 +21,7 @@ mod destroy;
 mod etc;
 mod info;
 pub mod outbound;
+mod plugged;
 mod prepared;
 mod record;
 mod recover;
@@ -49,7 +50,7 @@ use crate::{
     Config,
     cgroup::Cgroups,
     ids::{IdLease, Ids},
-    network::{Lease, Network},
+    network::{Lease, Networks},
     process::{Connection, OutputBudget, Processes, Supervisor, Template},
     rootfs::{Store, Usage},
 };
@@ -63,7 +64,7 @@ pub struct Host {
     pub depot: Depot,
     pub store: Store,
     pub cgroups: Cgroups,
-    pub network: Network,
+    pub network: Networks,
     pub ids: Ids,
     pub init: Template,
     pub prepared: Pool,
@@ -160,7 +161,8 @@ pub struct Container {
     changing_rules: tokio::sync::Mutex<()>,
     /// What the background scan found last.
     pub disk: Mutex<DiskUsage>,
-    pub lease: Lease,
+    /// Keeps its place on the network and its ports from others.
+    _lease: Lease,
     pub ids: IdLease,
     last_info: LastInfo,
     record: RwLock<Arc<Record>>,
@@ -240,7 +242,7 @@ impl Container {
                 stopping: tokio::sync::Mutex::new(()),
                 changing_rules: tokio::sync::Mutex::new(()),
                 disk: Mutex::default(),
-                lease,
+                _lease: lease,
                 ids,
                 last_info: LastInfo::default(),
                 record: RwLock::new(Arc::new(record)),

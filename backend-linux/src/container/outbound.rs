@@ -12,8 +12,10 @@ pub async fn add(host: &Arc<Host>, container: &Arc<Container>, rules: &[NetOutRu
     let _one_at_a_time = container.changing_rules.lock().await;
     let before = container.record().net_out.clone();
     NetOutRule::check_all(&before, rules).map_err(Error::Rules)?;
+    host.network.check_net_out(rules).map_err(Error::Rules)?;
     record(host, container, [&before, rules].concat()).await?;
-    let opened = host.network.open(container.lease.assignment(), &container.handle, &[], rules).await;
+    let attachment = &container.record().assignment;
+    let opened = host.network.open(attachment, &container.handle, &[], rules).await;
     undo_unless(opened, host, container, before).await
 }
 
@@ -25,9 +27,11 @@ pub async fn replace(
 ) -> Result<(), Error> {
     let _one_at_a_time = container.changing_rules.lock().await;
     NetOutRule::check_all(&[], rules).map_err(Error::Rules)?;
+    host.network.check_net_out(rules).map_err(Error::Rules)?;
     let before = container.record().net_out.clone();
     record(host, container, rules.to_vec()).await?;
-    let replaced = host.network.replace_rules(container.lease.assignment(), &container.handle, rules).await;
+    let attachment = &container.record().assignment;
+    let replaced = host.network.replace_rules(attachment, &container.handle, rules).await;
     undo_unless(replaced, host, container, before).await
 }
 

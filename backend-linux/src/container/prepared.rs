@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::{Error, Host};
 use crate::{
     ids::{Error as IdError, IdLease},
-    network::{Error as NetworkError, Lease, PoolError},
+    network::{Attachment, Error as NetworkError, Lease, PoolError, Wishes},
     process::{Connection, Error as ProcessError, nonsense},
     supervisor::{PrepareRequest, Reply, Request},
 };
@@ -42,12 +42,20 @@ pub struct Prepared {
 
 impl Prepared {
     /// Starts a supervisor, and has it make namespaces.
-    pub async fn make(host: &Arc<Host>, ids: &IdLease) -> Result<Prepared, Error> {
+    /// For the container of a handle that has a record already, it is found at the listening socket from then on.
+    pub async fn make(
+        host: &Arc<Host>,
+        ids: &IdLease,
+        owner: Option<(&str, &OwnedFd)>,
+    ) -> Result<Prepared, Error> {
         let connection = host.init.start().await?;
         let (tasks, tcp) = (host.cgroups.shared_tasks(), host.config.network.tcp.clone());
-        let request = Request::Prepare(PrepareRequest::new(ids.maps(), tasks, tcp));
+        let mut request = PrepareRequest::new(ids.maps(), tasks, tcp);
+        let (handle, listener) = owner.unzip();
+        request.handle = handle.map(str::to_owned);
         let prepare = async {
-            connection.send(&request, &[]).await?;
+            let listener: Vec<_> = listener.iter().map(|listener| listener.as_fd()).collect();
+            connection.send(&Request::Prepare(request), &listener).await?;
             connection.reply().await
         };
         let prepared = tokio::time::timeout(PREPARE_LIMIT, prepare).await;
@@ -61,8 +69,8 @@ impl Prepared {
     }
 
     /// Puts the namespaces on the network.
-    pub async fn attach(&self, host: &Host, lease: &Lease) -> Result<(), Error> {
-        Ok(host.network.attach(lease.assignment(), self.netns.as_fd(), self.netlink.as_fd()).await?)
+    pub async fn attach(&self, host: &Host, attachment: &Attachment) -> Result<(), Error> {
+        Ok(host.network.attach(attachment, self.netns.as_fd(), self.netlink.as_fd()).await?)
     }
 }
 
@@ -77,8 +85,8 @@ impl Connected {
     async fn make(host: &Arc<Host>) -> Result<Connected, Error> {
         let lease = host.network.plan("").await?;
         let ids = host.ids.take(false)?;
-        let prepared = Prepared::make(host, &ids).await?;
-        if let Err(error) = prepared.attach(host, &lease).await {
+        let prepared = Prepared::make(host, &ids, None).await?;
+        if let Err(error) = prepared.attach(host, &lease.attachment()).await {
             host.prepared.give_up(lease);
             host.prepared.release_given_up(host).await;
             return Err(error);
@@ -122,7 +130,7 @@ impl Pool {
         let leases = std::mem::take(&mut *self.given_up.lock().unwrap_or_else(PoisonError::into_inner));
         let any = !leases.is_empty();
         for lease in leases {
-            if let Err(error) = host.network.release(lease.assignment(), &[]).await {
+            if let Err(error) = host.network.release(&lease.attachment(), Wishes::default(), None).await {
                 tracing::warn!(error = %protocol::Error::failed(&error), "cannot release what was prepared");
                 self.give_up(lease);
             }

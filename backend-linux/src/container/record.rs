@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cgroup::ProcessGroup,
     ids::OwnIds,
-    network::{self, Assignment, Member},
+    network::{self, Attachment, Member, Wishes},
 };
 
 /// Where a container is in its life.
@@ -54,7 +54,7 @@ pub struct Record {
     /// What was asked for, and is in force.
     pub limits: Limits,
     /// Its place on the network.
-    pub assignment: Assignment,
+    pub assignment: Attachment,
     /// Host ports that lead to it.
     pub ports: Vec<NetIn>,
     /// What it may reach besides.
@@ -74,9 +74,17 @@ impl Record {
         self.image.iter().chain(self.apart.values().filter_map(|apart| apart.image.as_ref()))
     }
 
-    /// Its part of the firewall.
-    pub fn network_member(&self) -> Member {
-        network::member(&self.assignment, &self.handle, &self.ports, &self.net_out)
+    /// Its part of the firewall; none: plug-ins make its network.
+    pub fn network_member(&self) -> Option<Member> {
+        match &self.assignment {
+            Attachment::Own(own) => Some(network::member(own, &self.handle, &self.ports, &self.net_out)),
+            Attachment::Plugged(_) => None,
+        }
+    }
+
+    /// What plug-ins are told of it.
+    pub fn wishes(&self) -> Wishes {
+        Wishes { ports: self.ports.clone(), bandwidth: self.limits.bandwidth, address: None }
     }
 
     /// The group of a process that has one of its own.

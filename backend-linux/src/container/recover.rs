@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Container, Error, Host, Record, State, apart, blocking, destroy};
+use super::{
+    Container, Error, Host, Record, State, apart, blocking, destroy,
+    plugged::{check_all, namespace},
+};
 use crate::{
     cgroup::ProcessGroup,
     ids::IdLease,
@@ -38,7 +41,7 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
             }
         }
     }
-    let owned = leased.iter().map(|(record, _, _)| record.network_member()).collect();
+    let owned = leased.iter().filter_map(|(record, _, _)| record.network_member()).collect();
 
     for record in gone {
         let adopted = host.network.adopt(&record.assignment, &record.ports);
@@ -69,6 +72,8 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
         containers.iter().flat_map(|container| container.record().groups_beside()).collect();
     let sweeper = Arc::clone(host);
     blocking(move || sweep(&sweeper, &handles, &groups, &strays)).await??;
+    // Foreign programs take their time, of which the first request is not to wait for any.
+    tokio::spawn(check_all(Arc::clone(host), containers.clone()));
     Ok(containers)
 }
 
@@ -100,6 +105,10 @@ fn leases(host: &Host, record: &Record) -> Result<(Lease, IdLease), Error> {
 
 async fn adopt(host: &Arc<Host>, record: Record, lease: Lease, ids: IdLease) -> Arc<Container> {
     let container = Container::new(host, record, lease, ids, None);
+    let attachment = &container.record().assignment;
+    if let Some(netns) = namespace(host, attachment, &container.supervisor).await {
+        host.network.hold(attachment, netns);
+    }
     if let Err(error) = adopt_processes(host, &container).await {
         tracing::error!(handle = container.handle, %error, "a container's processes cannot be found again");
     }

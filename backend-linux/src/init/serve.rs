@@ -29,8 +29,10 @@ const BACKLOG: i32 = 128;
 /// The supervisor and all it knows.
 pub struct Supervisor {
     name: NameRoom,
-    /// From the container's start on.
+    /// From the container's start on, or from the preparation for a container that there is already.
     listener: Option<OwnedFd>,
+    /// From that preparation on.
+    network: Option<OwnedFd>,
     children: SignalFd,
     connections: BTreeMap<u64, OwnedFd>,
     processes: BTreeMap<u64, Process>,
@@ -71,6 +73,7 @@ impl Supervisor {
         Ok(Supervisor {
             name,
             listener: None,
+            network: None,
             children,
             connections: BTreeMap::from([(0, server)]),
             processes: BTreeMap::new(),

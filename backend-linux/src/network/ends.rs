@@ -22,6 +22,11 @@ const LOOPBACK: u32 = 1;
 /// Prefix length of a container's IPv6 subnet.
 const IPV6_PREFIX: u8 = super::pool::IPV6_PREFIX;
 
+/// The loopback of a container whose other links plug-ins make.
+pub fn bring_up_loopback(container: &mut Socket) -> Result<(), Error> {
+    container.transact(vec![bring_up("bring up container's loopback", LOOPBACK).acknowledged()])
+}
+
 /// The host's end: up, with its address, and the route to the container that comes with a peer's address.
 pub fn configure_host_end(
     host: &mut Socket,

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use super::{firewall, netlink, pool};
+use super::{
+    cni::{ConfigError, PluginError},
+    firewall, netlink, pool,
+};
 
 /// Why the network did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,4 +63,38 @@ pub enum Error {
     /// The thread that talks to the kernel ended without an answer; the server is about to end, or has a bug.
     #[error("the network's worker ended before its work was done")]
     WorkerLost,
+    /// The file that names the plug-ins makes no sense.
+    #[error(transparent)]
+    Cni(#[from] ConfigError),
+    /// A plug-in did not do its part.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// Plug-ins could not take a container off the network.
+    #[error("{}", list(.causes))]
+    Plugins {
+        /// One for each that could not.
+        causes: Vec<PluginError>,
+    },
+    /// The plug-ins have all done their parts.
+    #[error("the CNI plug-ins of network {network:?} gave the container no address")]
+    NoAddress {
+        /// The network's name.
+        network: String,
+    },
+    /// The container is gone, or going.
+    #[error("the network namespace of the container that CNI plug-ins know as {id} is gone")]
+    NoNamespace {
+        /// The container, as in its record.
+        id: String,
+    },
+    /// A container of an earlier server's cannot go on.
+    #[error(
+        "its network was made the other way: this server was started with --cni-config and that one without, or that one with it"
+    )]
+    OtherKind,
+}
+
+fn list(causes: &[PluginError]) -> String {
+    let texts = causes.iter().map(|cause| protocol::Error::failed(cause).to_string());
+    texts.collect::<Vec<_>>().join("; ")
 }

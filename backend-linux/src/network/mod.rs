@@ -5,8 +5,6 @@
 //! destroy [releases](Network::release), any number of times. A starting server [adopts](Network::adopt) each record
 //! and then [sweeps](Network::sweep) away what no record owns.
 
-// Not behind the seam yet.
-#[allow(dead_code, unused_imports)]
 mod cni;
 mod egress;
 mod ends;
@@ -21,8 +19,10 @@ mod kernel;
 mod lease;
 mod link;
 mod netlink;
+mod networks;
 mod outbound;
 mod place;
+mod plugged;
 mod pool;
 mod reaper;
 #[cfg(test)]
@@ -38,10 +38,12 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
+pub use cni::{Dns, Wishes};
 pub use error::Error;
 pub use firewall::Member;
 pub use forwarding::state_directory;
-pub use lease::{Assignment, Lease};
+pub use lease::Assignment;
+pub use networks::{Attachment, Cni, Lease, Networks};
 pub use place::member;
 pub use pool::Error as PoolError;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs};
 
 use protocol::NetworkStat;
 
-use super::{Assignment, Error};
+use super::{Attachment, Error};
 
 /// All links of this network namespace. In one file, whose reading waits for no lock of the network's.
 const FILE: &str = "/proc/thread-self/net/dev";
@@ -26,8 +26,12 @@ impl Traffic {
     }
 
     /// As the container sees it: the host's end of its link transmits what it receives. None once the link is gone.
-    pub fn of(&self, assignment: &Assignment) -> Option<NetworkStat> {
-        self.0.get(&assignment.host_link).copied()
+    /// Nor is it known which link is the host's end of what plug-ins have made.
+    pub fn of(&self, attachment: &Attachment) -> Option<NetworkStat> {
+        match attachment {
+            Attachment::Own(assignment) => self.0.get(&assignment.host_link).copied(),
+            Attachment::Plugged(_) => None,
+        }
     }
 
     /// Lines without a name and numbers are headings.

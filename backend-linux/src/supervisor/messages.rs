@@ -26,8 +26,10 @@ pub enum Request {
     /// opened in it.
     Prepare(PrepareRequest),
     /// Make the container of what was prepared. With it comes a listening socket, at which the supervisor is found from
-    /// then on. Answered by `Started`.
+    /// then on, unless it came with `Prepare`. Answered by `Started`.
     Start(Box<StartRequest>),
+    /// Hand over the network namespace, where `Prepare` has said whose it is. Answered by `Network`, with a descriptor.
+    Network,
     /// Start a process. Answered by `Running` with the descriptors of [`OutputFds`], later by `Exited`.
     Run(Box<RunRequest>),
     /// Start a process that has something of its own which others share with the container. Answered as `Run` is. A
@@ -103,6 +105,8 @@ pub enum Reply {
     Copied,
     /// Namespaces exist: the network can be made.
     Namespaces,
+    /// The network namespace.
+    Network,
     /// The container exists.
     Started,
     /// The process exists.
@@ -176,13 +180,17 @@ pub struct PrepareRequest {
     /// Of its network namespace.
     #[serde(default)]
     pub tcp: TcpSettings,
+    /// The name of the container that this is for, if there is one already: then a listening socket comes with this, at
+    /// which the supervisor is found from then on, and it keeps the network namespace for whoever asks for it.
+    #[serde(default)]
+    pub handle: Option<String>,
 }
 
 impl PrepareRequest {
     /// With these ids, in these cgroups.
     pub fn new(ids: Option<&IdMaps>, cgroup_tasks: Vec<PathBuf>, tcp: TcpSettings) -> PrepareRequest {
         let (id_map, gid_map) = ids.map(|ids| (ids.users.clone(), ids.groups.clone())).unzip();
-        PrepareRequest { id_map, gid_map, cgroup_tasks, tcp }
+        PrepareRequest { id_map, gid_map, cgroup_tasks, tcp, handle: None }
     }
 
     /// The ids; none: privileged.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use backend_linux::supervisor::{
-    ApartRequest, Failure, FailureKind, ProcessState, Reply, Request, StartRequest, recv,
+    ApartRequest, Failure, FailureKind, PrepareRequest, ProcessState, Reply, Request, StartRequest, recv,
 };
 use backend_linux::sys::give_back_freed_memory;
 use rustix::{
@@ -43,12 +43,19 @@ impl Supervisor {
             Request::Prepare(_) if self.listener.is_some() || self.prepared.is_some() => {
                 self.fail(connection, Failure::other("namespaces were prepared already"));
             }
-            Request::Prepare(request) => match Namespaces::make(request) {
+            Request::Prepare(request) => match self.prepare(request, fds) {
                 Ok((namespaces, netlink)) => {
                     self.reply(connection, &Reply::Namespaces, &[namespaces.network(), netlink.as_fd()]);
                     self.prepared = Some(namespaces);
                 }
                 Err(failure) => self.fail(connection, failure),
+            },
+            Request::Network => match &self.network {
+                Some(network) => match network.try_clone() {
+                    Ok(network) => self.reply(connection, &Reply::Network, &[network.as_fd()]),
+                    Err(error) => self.fail(connection, fail("hand over the network namespace", error)),
+                },
+                None => self.fail(connection, Failure::other("no network namespace was kept")),
             },
             Request::Start(request) => {
                 match self.start(&request, fds) {
@@ -109,15 +116,40 @@ impl Supervisor {
         }
     }
 
-    /// Makes the container, reachable at the socket that came with the request whatever comes of it.
-    fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    /// Makes namespaces. Who makes them for a container that there is already is reachable whatever comes of it.
+    fn prepare(
+        &mut self,
+        request: PrepareRequest,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Namespaces, OwnedFd), Failure> {
+        let handle = request.handle.clone();
+        if let Some(handle) = &handle {
+            self.be_found(handle, fds)?;
+        }
+        let (namespaces, netlink) = Namespaces::make(request)?;
+        if handle.is_some() {
+            let kept = namespaces.network().try_clone_to_owned();
+            self.network = Some(kept.map_err(|error| fail("keep the network namespace", error))?);
+        }
+        Ok((namespaces, netlink))
+    }
+
+    /// Becomes a container's supervisor, to be found at the socket that came with the request.
+    fn be_found(&mut self, handle: &str, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         let listener = fds.into_iter().next().filter(|_| self.listener.is_none());
         let listener = listener.ok_or_else(|| Failure::other("no listening socket came, or one more"))?;
         // Once more, though the server has done it: who connects can then tell by the socket whom to.
         rustix::net::listen(&listener, BACKLOG).map_err(|error| fail("listen", error))?;
         fcntl_setfl(&listener, OFlags::NONBLOCK).map_err(|error| fail("listen", error))?;
         self.listener = Some(listener);
-        self.name.write(&request.handle).map_err(|error| fail("name the supervisor", error))?;
+        self.name.write(handle).map_err(|error| fail("name the supervisor", error))
+    }
+
+    /// Makes the container, reachable at the socket that came with the request, or before it, whatever comes of it.
+    fn start(&mut self, request: &StartRequest, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        if self.network.is_none() || !fds.is_empty() {
+            self.be_found(&request.handle, fds)?;
+        }
         let namespaces = self.prepared.take();
         let namespaces = namespaces.ok_or_else(|| Failure::other("no namespaces were prepared"))?;
         self.container = Some(Container::start(namespaces, request)?);

@@ -82,6 +82,11 @@ impl Capability {
             Capability::Ips => "ips",
         }
     }
+
+    /// Why a client's wish cannot be had where no plug-in has this.
+    pub fn is_lacking(self) -> String {
+        format!("none of this server's CNI plug-ins has the capability {:?}: leave it out", self.name())
+    }
 }
 
 impl NetworkList {

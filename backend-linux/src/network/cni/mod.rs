@@ -21,7 +21,7 @@ use serde_json::Value;
 pub use conflist::{Capability, ConfigError, NetworkList, PluginConfig};
 pub use exec::{PluginError, check_directories};
 pub use request::{Wishes, address};
-pub use result::{AddResult, Address, Dns};
+pub use result::{AddResult, Dns};
 
 use exec::{Runner, nonsense, path_of};
 use request::Command;

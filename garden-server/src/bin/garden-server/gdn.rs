@@ -24,13 +24,14 @@ const HELPERS: &[&str] = &[
 const PLUGINS: &[&str] = &[
     "image-plugin",
     "image-plugin-extra-arg",
-    "network-plugin",
-    "network-plugin-extra-arg",
     "privileged-image-plugin",
     "privileged-image-plugin-extra-arg",
     "runtime-plugin",
     "runtime-plugin-extra-arg",
 ];
+
+/// Options that hand the network to a program with a protocol of Garden's own.
+const NETWORK_PLUGINS: &[&str] = &["network-plugin", "network-plugin-extra-arg"];
 
 /// Options that FLAGS names and that have no function yet.
 const NOT_YET: &[&str] = &[
@@ -63,6 +64,12 @@ pub(crate) fn judge(name: &str) -> Verdict {
             "--{name} is ignored: this server needs no such helper program, it does that work itself"
         ));
     }
+    if NETWORK_PLUGINS.contains(&name) {
+        return Verdict::Refused(format!(
+            "--{name} is refused: this server does not speak the protocol of Garden's own network plug-ins; plug-ins \
+             of CNI it calls by --cni-config and --cni-plugin-dir"
+        ));
+    }
     if PLUGINS.contains(&name) {
         return Verdict::Refused(format!(
             "--{name} is refused: plugins carry policy, and this server does not call any; remove the option if \
@@ -79,7 +86,7 @@ pub(crate) fn judge(name: &str) -> Verdict {
 
 /// The options that are refused.
 pub(crate) fn refused_names() -> impl Iterator<Item = &'static str> {
-    PLUGINS.iter().chain(NOT_YET).copied()
+    PLUGINS.iter().chain(NETWORK_PLUGINS).chain(NOT_YET).copied()
 }
 
 #[cfg(test)]
@@ -89,7 +96,10 @@ mod tests {
     #[test]
     fn each_kind_has_its_verdict() {
         assert!(matches!(judge("dadoo-bin"), Verdict::Ignored(_)));
-        assert!(matches!(judge("network-plugin"), Verdict::Refused(_)));
+        assert!(matches!(judge("image-plugin"), Verdict::Refused(_)));
+        assert!(
+            matches!(judge("network-plugin"), Verdict::Refused(reason) if reason.contains("--cni-config"))
+        );
         assert!(matches!(judge("preloaded"), Verdict::Refused(_)));
         assert_eq!(judge("network-pool"), Verdict::Ours);
     }

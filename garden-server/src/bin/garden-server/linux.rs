@@ -67,6 +67,8 @@ fn config(options: &Options) -> Result<Config, String> {
         FirewallName::Nftables => FirewallKind::Nftables,
         FirewallName::Iptables => FirewallKind::Iptables,
     };
+    network.cni.list.clone_from(&options.cni.cni_config);
+    network.cni.plugin_dirs.clone_from(&options.cni.cni_plugin_dir);
     network.container_metrics = options.enable_container_network_metrics;
     network.dns.servers.clone_from(&options.dns.dns_server);
     network.dns.additional_servers.clone_from(&options.dns.additional_dns_server);

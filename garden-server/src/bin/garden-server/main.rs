@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod cni;
 mod dns;
 mod duration;
 mod gdn;

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{dns::Dns, duration, limits::Limits, size, tcp::Tcp};
+use crate::{cni::Cni, dns::Dns, duration, limits::Limits, size, tcp::Tcp};
 
 /// A container server: containers over HTTP, on a unix socket and, if asked, on TCP.
 ///
@@ -302,6 +302,8 @@ pub(crate) struct Options {
     pub(crate) dns: Dns,
     #[command(flatten)]
     pub(crate) tcp: Tcp,
+    #[command(flatten)]
+    pub(crate) cni: Cni,
 
     /// For tests of recovery.
     #[arg(long, value_name = "N", hide = true, global = true)]
