@@ -38,7 +38,8 @@ cargo xtask COMMAND
   bench    create, run, destroy beside the bare system calls, crun and runc; bench N: N lives each
            (bench http: the CPU time of a request beside a bare hyper server;
            bench stream: a process's output to a client beside a bare copy; bench stream N: N GiB;
-           bench metrics: those of 250 containers in one request)
+           bench metrics: those of 250 containers in one request;
+           bench network: what ports and outbound rules add, also beside 500 containers)
   fuzz     the fuzz targets, led by coverage, a minute each; fuzz TARGET: that one; fuzz --seconds N: N seconds each
   mutants  takes each defence and each limit away in turn, and expects the test that is meant to see it to fail
            (mutants NAME ...: those whose name contains one of these)

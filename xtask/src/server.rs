@@ -40,6 +40,16 @@ pub struct Server {
 impl Server {
     /// Starts one and waits until it listens. `tag` sets what it makes on the host apart from other servers' things.
     pub fn start(program: &Path, backend: &str, tag: &str) -> Result<Self, String> {
+        Server::start_with(program, backend, tag, &[])
+    }
+
+    /// The same with more options, each with its value.
+    pub fn start_with(
+        program: &Path,
+        backend: &str,
+        tag: &str,
+        more: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let claim = if backend == "linux" { Some(claim_host()?) } else { None };
         let directory = TempDir::new(tag)?;
         let run = TempDir::in_memory(&format!("{tag}-run"))?;
@@ -54,8 +64,9 @@ impl Server {
             ("--bind-ip", "127.0.0.1".to_owned()),
             ("--bind-port", port.to_string()),
         ];
+        let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let arguments: Vec<String> =
-            settings.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+            settings.into_iter().chain(more).flat_map(|(name, value)| [name.to_owned(), value]).collect();
         let log = fs::File::create(directory.path("log"))
             .map_err(|e| format!("cannot make the server's log: {e}"))?;
         let again = log.try_clone().map_err(|e| format!("cannot share the server's log: {e}"))?;
