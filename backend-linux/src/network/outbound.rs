@@ -38,7 +38,7 @@ pub enum What {
 }
 
 /// A kind of ICMP messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IcmpKind {
     pub message_type: u8,
     pub code: Option<u8>,

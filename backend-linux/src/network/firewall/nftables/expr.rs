@@ -1,13 +1,13 @@
 //! The expressions that rules are made of, each with its form on the wire. Registers are the kernel's scratch memory
 //! within one rule: 16 bytes each, or in slots of 4 bytes.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
 use super::{
     table::{Family, octets},
-    wire::{LIST_ELEMENT, VALUE, VERDICT, VERDICT_CODE},
+    wire::{ANONYMOUS, LIST_ELEMENT, VALUE, VERDICT, VERDICT_CODE},
 };
 use crate::network::netlink::Message;
 
@@ -79,10 +79,11 @@ pub enum Expr {
     /// To an address of the host itself.
     ToHost,
     Protocol(u8),
-    /// The address that the connection was made to, before any translation.
-    OriginalDestination(RangeInclusive<IpAddr>),
-    /// The port that the connection was made to, before any translation.
-    OriginalPort(RangeInclusive<u16>),
+    /// What the connection was made to, before any translation.
+    Original {
+        what: Original,
+        among: Among,
+    },
     IcmpType(RangeInclusive<u8>),
     IcmpCode(u8),
     /// Belongs to a connection that was let through, or is an error message about one.
@@ -109,6 +110,35 @@ pub enum Expr {
     /// The destination becomes what the map has for the TCP port; the rule ends where it has nothing.
     TranslateByPort {
         map: &'static str,
+    },
+}
+
+/// Part of what a connection was made to.
+#[derive(Debug, Clone, Copy)]
+pub enum Original {
+    Address,
+    Port,
+}
+
+impl Original {
+    pub fn len(self, family: Family) -> u32 {
+        match self {
+            Original::Address => family.address_len(),
+            Original::Port => 2,
+        }
+    }
+}
+
+/// Which values match, as packets have them.
+#[derive(Debug, Clone)]
+pub enum Among {
+    Range {
+        start: Vec<u8>,
+        end: Vec<u8>,
+    },
+    /// Those of a set without a name that comes in the same batch.
+    Set {
+        id: u32,
     },
 }
 
@@ -146,16 +176,20 @@ impl Expr {
                 const L4_PROTOCOL: u32 = 16;
                 compare(meta(list, L4_PROTOCOL, REGISTER_1), true, &[*number])
             }
-            Expr::OriginalDestination(addresses) => {
-                let key = match family {
-                    Family::V4 => CONNECTION_DESTINATION_IPV4,
-                    Family::V6 => CONNECTION_DESTINATION_IPV6,
+            Expr::Original { what, among } => {
+                let key = match (what, family) {
+                    (Original::Address, Family::V4) => CONNECTION_DESTINATION_IPV4,
+                    (Original::Address, Family::V6) => CONNECTION_DESTINATION_IPV6,
+                    (Original::Port, _) => CONNECTION_DESTINATION_PORT,
                 };
-                between(original(list, key), &octets(*addresses.start()), &octets(*addresses.end()))
-            }
-            Expr::OriginalPort(ports) => {
-                let (start, end) = (ports.start().to_be_bytes(), ports.end().to_be_bytes());
-                between(original(list, CONNECTION_DESTINATION_PORT), &start, &end)
+                let list = original(list, key);
+                match among {
+                    Among::Range { start, end } => between(list, start, end),
+                    Among::Set { id } => element(list, "lookup", |m| {
+                        const ID: u16 = 4;
+                        m.text(LOOKUP_SET, ANONYMOUS).u32_be(LOOKUP_SOURCE, REGISTER_1).u32_be(ID, *id)
+                    }),
+                }
             }
             Expr::IcmpType(types) => {
                 between(payload(list, TRANSPORT_HEADER, 0, 1, REGISTER_1), &[*types.start()], &[*types.end()])

@@ -6,6 +6,7 @@
 
 mod expr;
 mod foreign;
+mod groups;
 mod rules;
 mod ruleset;
 mod sets;
@@ -35,6 +36,8 @@ pub struct Nftables {
     tables: Vec<Table>,
     /// Of the containers that have one: they are called like their links.
     chains: HashSet<String>,
+    /// Numbers the sets without names of a batch.
+    next_set: u32,
 }
 
 impl Nftables {
@@ -42,15 +45,15 @@ impl Nftables {
     pub fn open(tag: &str) -> Result<Nftables, netlink::Error> {
         let name = if tag.is_empty() { "garden".to_owned() } else { format!("garden-{tag}") };
         let socket = Socket::open(Some(NETFILTER))?;
-        Ok(Nftables { socket, name, tables: Vec::new(), chains: HashSet::new() })
+        Ok(Nftables { socket, name, tables: Vec::new(), chains: HashSet::new(), next_set: 0 })
     }
 
     fn table(&self, family: Family) -> Table {
         Table { family, name: self.name.clone() }
     }
 
-    /// The messages that make a change.
-    fn messages(&mut self, change: &Change) -> Vec<Message> {
+    /// The messages that make a change. `known`: what the container has is there, nobody removed it by hand.
+    fn messages(&mut self, change: &Change, known: bool) -> Vec<Message> {
         let each = |of_table: &dyn Fn(&Table) -> Vec<Message>| -> Vec<Message> {
             self.tables.iter().flat_map(of_table).collect()
         };
@@ -76,8 +79,8 @@ impl Nftables {
                     elements.extend(sets::ports(table.family, assignment, ports));
                     sets::remove(table, &elements)
                 });
-                if self.chains.remove(&assignment.host_link) {
-                    messages.extend(each(&|table| without_chain(table, &assignment.host_link)));
+                if self.chains.contains(&assignment.host_link) {
+                    messages.extend(each(&|table| without_chain(table, &assignment.host_link, known)));
                 }
                 messages
             }
@@ -88,14 +91,14 @@ impl Nftables {
     fn chain_messages(&mut self, assignment: &Assignment, outbound: &Outbound, anew: bool) -> Vec<Message> {
         let name = &assignment.host_link;
         self.chains.insert(name.clone());
-        let of_table = |table: &Table| {
-            let mut messages = vec![rules::declare(table, name)];
+        let mut messages = Vec::new();
+        for table in &self.tables {
+            messages.push(rules::declare(table, name));
             messages.extend(anew.then(|| rules::flush(table, name)));
-            messages.extend(rules::add(table, name, outbound));
+            messages.extend(rules::add(table, name, outbound, &mut self.next_set));
             messages.extend(sets::add(table, &[sets::jump(name)]));
-            messages
-        };
-        self.tables.iter().flat_map(of_table).collect()
+        }
+        messages
     }
 
     /// The names of the chains that are in a table.
@@ -140,16 +143,21 @@ impl Nftables {
         let fixed: HashSet<&str> = ruleset::NAMES.into_iter().collect();
         let gone =
             found.iter().filter(|name| !kept.contains(name.as_str()) && !fixed.contains(name.as_str()));
-        let gone: Vec<Message> = gone.flat_map(|name| without_chain(table, name)).collect();
+        let gone: Vec<Message> = gone.flat_map(|name| without_chain(table, name, false)).collect();
         self.batch(gone)?;
         for member in members.iter().filter(has_rules) {
             let name = &member.assignment.host_link;
             let mut messages = vec![rules::declare(table, name), rules::flush(table, name)];
-            messages.extend(rules::add(table, name, &member.outbound));
+            messages.extend(rules::add(table, name, &member.outbound, &mut self.next_set));
             messages.extend(sets::add(table, &[sets::jump(name)]));
             self.batch(messages)?;
         }
         Ok(())
+    }
+
+    fn try_apply(&mut self, changes: &[Change], known: bool) -> Result<(), netlink::Error> {
+        let messages = changes.iter().flat_map(|change| self.messages(change, known)).collect();
+        self.batch(messages)
     }
 
     /// Does all of `messages` or none.
@@ -164,11 +172,20 @@ impl Nftables {
     }
 }
 
-/// Removes a container's chain, which may be there or not, and what leads to it.
-fn without_chain(table: &Table, name: &str) -> Vec<Message> {
-    let element = [sets::jump(name)];
-    let mut messages = vec![rules::declare(table, name)];
-    messages.extend(sets::remove(table, &element));
+fn is_missing(error: &netlink::Error) -> bool {
+    error.errno() == Some(Errno::NOENT)
+}
+
+/// Removes a container's chain and what leads to it; unless that is `known` to be there, it is made first. A jump that
+/// is added has the kernel go through all rules.
+fn without_chain(table: &Table, name: &str, known: bool) -> Vec<Message> {
+    let jump = [sets::jump(name)];
+    let mut messages = Vec::new();
+    if !known {
+        messages.push(rules::declare(table, name));
+        messages.extend(sets::add(table, &jump));
+    }
+    messages.extend(sets::delete(table, &jump));
     messages.extend([rules::flush(table, name), rules::delete(table, name)]);
     messages
 }
@@ -203,12 +220,21 @@ impl Firewall for Nftables {
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), Error> {
         let removes = |change: &Change| matches!(change, Change::Close { .. } | Change::Expel { .. });
-        let messages = changes.iter().flat_map(|change| self.messages(change)).collect();
-        match self.batch(messages) {
-            // Where the table itself is gone, so is all of it.
-            Err(error) if error.errno() == Some(Errno::NOENT) && changes.iter().all(removes) => Ok(()),
-            result => Ok(result?),
+        let mut made = self.try_apply(changes, true);
+        if made.as_ref().is_err_and(is_missing) {
+            made = self.try_apply(changes, false);
         }
+        match made {
+            // Where the table itself is gone, so is all of it.
+            Err(error) if is_missing(&error) && changes.iter().all(removes) => {}
+            made => made?,
+        }
+        for change in changes {
+            if let Change::Expel { assignment, .. } = change {
+                self.chains.remove(&assignment.host_link);
+            }
+        }
+        Ok(())
     }
 
     fn replace_all(&mut self, members: &[Member]) -> Result<(), Error> {

@@ -1,15 +1,17 @@
 //! A container's own chain: its outbound rules, the last one first.
 
 use super::{
-    expr::{Expr, ICMP, ICMP_V6, TCP, UDP},
+    expr::{Among, Expr, ICMP, ICMP_V6, Original, TCP, UDP},
+    groups::{Kind, Ranges, groups},
     ruleset::prepend,
-    table::{Family, Table},
+    sets,
+    table::{Family, Table, bytes},
     wire::{DELETE_CHAIN, DELETE_RULE, NEW_CHAIN, chain, rule},
 };
 use crate::network::{
     firewall::Outbound,
     netlink::{Message, flags},
-    outbound::{Addresses, IcmpKind, Rule, What},
+    outbound::IcmpKind,
 };
 
 /// The chain, where it is not there.
@@ -27,41 +29,49 @@ pub fn delete(table: &Table, name: &str) -> Message {
     table.message("delete firewall chain", DELETE_CHAIN, 0).text(chain::NAME, name)
 }
 
-/// Puts rules before those that the chain has: the last one that matches counts.
-pub fn add(table: &Table, name: &str, outbound: &Outbound) -> Vec<Message> {
-    let of_family =
-        outbound.rules.iter().filter_map(|rule| expressions(table.family, rule, &outbound.log_prefix));
-    of_family.map(|expressions| prepend(table, name, &expressions)).collect()
+/// Puts rules before those that the chain has: the last one that matches counts. `next_set` counts the sets of a batch.
+pub fn add(table: &Table, name: &str, outbound: &Outbound, next_set: &mut u32) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for group in groups(table.family, &outbound.rules) {
+        let mut among = |what: Original, ranges: &Ranges| {
+            let ranges = ranges.as_deref()?;
+            let len = what.len(table.family);
+            let among = match ranges {
+                [range] => Among::Range { start: bytes(*range.start(), len), end: bytes(*range.end(), len) },
+                ranges => {
+                    *next_set += 1;
+                    messages.extend(sets::anonymous(table, *next_set, what, ranges));
+                    Among::Set { id: *next_set }
+                }
+            };
+            Some(Expr::Original { what, among })
+        };
+        let (to, ports) = (among(Original::Address, &group.to), among(Original::Port, &group.ports));
+        let mut expressions: Vec<Expr> =
+            to.into_iter().chain(protocol(table.family, group.kind)).chain(ports).collect();
+        if group.log {
+            expressions.push(Expr::Log { prefix: outbound.log_prefix.clone() });
+        }
+        expressions.push(Expr::Accept);
+        messages.push(prepend(table, name, &expressions));
+    }
+    messages
 }
 
-/// None: no packet of the family can match.
-fn expressions(family: Family, rule: &Rule, log_prefix: &str) -> Option<Vec<Expr>> {
-    let mut expressions = Vec::new();
-    match &rule.to {
-        Addresses::All => {}
-        Addresses::Range(range) if !family.has(*range.start()) => return None,
-        Addresses::Range(range) => expressions.push(Expr::OriginalDestination(range.clone())),
+fn protocol(family: Family, kind: Kind) -> Vec<Expr> {
+    let icmp = match family {
+        Family::V4 => ICMP,
+        Family::V6 => ICMP_V6,
+    };
+    match kind {
+        Kind::All => Vec::new(),
+        Kind::Tcp => vec![Expr::Protocol(TCP)],
+        Kind::Udp => vec![Expr::Protocol(UDP)],
+        Kind::Icmp(None) => vec![Expr::Protocol(icmp)],
+        Kind::Icmp(Some(IcmpKind { message_type, code })) => {
+            let mut expressions = vec![Expr::Protocol(icmp), Expr::IcmpType(message_type..=message_type)];
+            expressions.extend(code.map(Expr::IcmpCode));
+            expressions
+        }
     }
-    match (&rule.what, family) {
-        (What::All, _) => {}
-        (What::Tcp(ports), _) => expressions.extend([Expr::Protocol(TCP), Expr::OriginalPort(ports.clone())]),
-        (What::Udp(ports), _) => expressions.extend([Expr::Protocol(UDP), Expr::OriginalPort(ports.clone())]),
-        (What::Icmp(kind), Family::V4) => expressions.extend(icmp(ICMP, *kind)),
-        (What::IcmpV6(kind), Family::V6) => expressions.extend(icmp(ICMP_V6, *kind)),
-        (What::Icmp(_), Family::V6) | (What::IcmpV6(_), Family::V4) => return None,
-    }
-    if rule.log {
-        expressions.push(Expr::Log { prefix: log_prefix.to_owned() });
-    }
-    expressions.push(Expr::Accept);
-    Some(expressions)
-}
-
-fn icmp(protocol: u8, kind: Option<IcmpKind>) -> Vec<Expr> {
-    let mut expressions = vec![Expr::Protocol(protocol)];
-    if let Some(IcmpKind { message_type, code }) = kind {
-        expressions.push(Expr::IcmpType(message_type..=message_type));
-        expressions.extend(code.map(Expr::IcmpCode));
-    }
-    expressions
 }

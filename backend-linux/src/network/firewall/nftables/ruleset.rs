@@ -9,9 +9,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{
-    expr::{Expr, ICMP_V6, Side, TCP},
+    expr::{Among, Expr, ICMP_V6, Original, Side, TCP},
     sets::{NEIGHBOURS, OUTBOUND, PORTS, SOURCES},
-    table::{Family, Table},
+    table::{Family, Table, octets},
     wire::{NEW_CHAIN, NEW_RULE, chain, rule},
 };
 use crate::network::{
@@ -164,7 +164,8 @@ fn forward(family: Family, policy: &Policy) -> Vec<Vec<Expr>> {
     rules.push(vec![Expr::VerdictByLink { map: OUTBOUND }]);
     let denied = policy.denied.iter().filter(|network| family.has(network.ip()));
     rules.extend(denied.map(|network| {
-        vec![Expr::OriginalDestination(network.network()..=network.broadcast()), Expr::Reject]
+        let among = Among::Range { start: octets(network.network()), end: octets(network.broadcast()) };
+        vec![Expr::Original { what: Original::Address, among }, Expr::Reject]
     }));
     rules
 }

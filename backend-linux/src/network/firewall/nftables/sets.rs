@@ -1,13 +1,15 @@
 //! What a container adds to the firewall: elements of the fixed sets and maps.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use protocol::NetIn;
 
 use super::{
-    table::{Family, Table, octets},
+    expr::Original,
+    table::{Family, Table, bytes, octets},
     wire::{
-        DELETE_ELEMENT, JUMP, LIST_ELEMENT, NEW_ELEMENT, NEW_SET, VALUE, VERDICT, VERDICT_CHAIN, VERDICT_CODE,
+        ANONYMOUS, DELETE_ELEMENT, JUMP, LIST_ELEMENT, NEW_ELEMENT, NEW_SET, VALUE, VERDICT, VERDICT_CHAIN,
+        VERDICT_CODE,
     },
 };
 use crate::network::{
@@ -30,6 +32,8 @@ const ELEMENTS_PER_MESSAGE: usize = 600;
 /// `NFTA_SET_*`; elements name their set with `SET` and `ELEMENTS`.
 const SET: u16 = 2;
 const ELEMENTS: u16 = 3;
+/// `NFTA_SET_ELEM_KEY`
+const KEY: u16 = 1;
 const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
@@ -172,6 +176,48 @@ pub fn flush(table: &Table) -> Vec<Message> {
         .collect()
 }
 
+/// A set of ranges that belongs to the one rule of the same batch that names its `id`.
+pub fn anonymous(table: &Table, id: u32, what: Original, ranges: &[RangeInclusive<u128>]) -> Vec<Message> {
+    const OF_ONE_RULE: u32 = 1 | 2;
+    const ELEMENTS_SET_ID: u16 = 4;
+    let len = what.len(table.family);
+    let key_type = match what {
+        Original::Address => address_type(table.family),
+        Original::Port => TYPE_PORT,
+    };
+    let set = table
+        .message("add firewall set", NEW_SET, flags::CREATE)
+        .text(SET, ANONYMOUS)
+        .u32_be(SET_FLAGS, INTERVAL | OF_ONE_RULE)
+        .u32_be(SET_KEY_TYPE, key_type)
+        .u32_be(SET_KEY_LEN, len)
+        .u32_be(SET_ID, id);
+    // A range is its start, and the start of what is no more in it.
+    let largest = u128::MAX >> (128 - 8 * len);
+    let bounds = ranges.iter().flat_map(|range| {
+        let after = (*range.end() < largest).then(|| (bytes(range.end() + 1, len), true));
+        std::iter::once((bytes(*range.start(), len), false)).chain(after)
+    });
+    let bounds: Vec<(Vec<u8>, bool)> = bounds.collect();
+    let elements = bounds.chunks(ELEMENTS_PER_MESSAGE).map(|chunk| {
+        table
+            .message("add to firewall set", NEW_ELEMENT, flags::CREATE)
+            .text(SET, ANONYMOUS)
+            .u32_be(ELEMENTS_SET_ID, id)
+            .nested(ELEMENTS, |list| chunk.iter().fold(list, |list, (key, is_end)| bound(list, key, *is_end)))
+    });
+    std::iter::once(set).chain(elements).collect()
+}
+
+fn bound(list: Message, key: &[u8], is_end: bool) -> Message {
+    const FLAGS: u16 = 3;
+    const INTERVAL_END: u32 = 1;
+    list.nested(LIST_ELEMENT, |m| {
+        let m = m.nested(KEY, |m| m.bytes(VALUE, key));
+        if is_end { m.u32_be(FLAGS, INTERVAL_END) } else { m }
+    })
+}
+
 fn messages(what: &'static str, operation: u8, table: &Table, elements: &[Element]) -> Vec<Message> {
     let flags = if operation == NEW_ELEMENT { flags::CREATE } else { 0 };
     // Those of one set that follow each other go into one message.
@@ -189,7 +235,6 @@ fn messages(what: &'static str, operation: u8, table: &Table, elements: &[Elemen
 
 impl Element {
     fn put(&self, list: Message) -> Message {
-        const KEY: u16 = 1;
         const DATA: u16 = 2;
         const KEY_END: u16 = 10;
         list.nested(LIST_ELEMENT, |m| {

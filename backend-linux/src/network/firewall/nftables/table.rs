@@ -49,6 +49,12 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
+/// The last `len` bytes of a number, the first of them first, as packets have it.
+pub fn bytes(number: u128, len: u32) -> Vec<u8> {
+    let all = number.to_be_bytes();
+    all[all.len().saturating_sub(len as usize)..].to_vec()
+}
+
 /// A name as the kernel has it.
 pub fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()

@@ -44,3 +44,5 @@ pub const VERDICT_CHAIN: u16 = 2;
 pub const JUMP: u32 = -3i32 as u32;
 /// `NFTA_LIST_ELEM`
 pub const LIST_ELEMENT: u16 = 1;
+/// The name of a set that the kernel gives a name.
+pub const ANONYMOUS: &str = "__set%d";
