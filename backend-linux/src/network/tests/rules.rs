@@ -203,6 +203,35 @@ fn networks_and_ports_of_a_rule_are_ranges_with_both_ends() {
 }
 
 #[test]
+fn rules_that_have_nothing_in_common_open_what_each_of_them_says() {
+    on_host(all_denied(), async |world, network, _| {
+        let container = Container::new(network).await;
+        for last in 3..=8 {
+            world.outside.show(&["ip", "address", "add", &format!("198.51.100.{last}/32"), "dev", "lo"]);
+        }
+        for port in 80..=83 {
+            world.outside.serve(Ipv4Addr::UNSPECIFIED, port, "world");
+        }
+        let address = |last| Ipv4Addr::new(198, 51, 100, last);
+        // To each address another port, one that overlaps two of them, and one that is of the other protocol.
+        let mut rules: Vec<_> = (3..=6).map(|last| tcp(address(last), 77 + u16::from(last))).collect();
+        let mut wide = tcp(address(6), 82);
+        wide.networks[0].end = Some(address(7).into());
+        wide.ports[0].end = 83;
+        rules.push(wide);
+        rules.push(NetOutRule { protocol: NetOutProtocol::Udp, ..tcp(address(8), 80) });
+        open(network, &container, &rules).await;
+        for last in 3..=8 {
+            for port in 80..=83 {
+                let own = last <= 6 && port == 77 + u16::from(last);
+                let passes = own || (6..=7).contains(&last) && (82..=83).contains(&port);
+                assert_eq!(container.namespace.ask(address(last), port).is_ok(), passes, "{last} {port}");
+            }
+        }
+    });
+}
+
+#[test]
 fn rules_open_no_way_to_other_containers_or_to_the_host() {
     on_host(NetworkConfig::default(), async |world, network, _| {
         let (server, client) = (Container::new(network).await, Container::new(network).await);

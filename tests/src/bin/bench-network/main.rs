@@ -104,13 +104,14 @@ fn with_rules() -> ContainerSpec {
     }
 }
 
-/// To an address that is reserved for measurements.
+/// To an address that is reserved for measurements. None has anything in common with another.
 fn rule(number: u32) -> NetOutRule {
+    let port = 443 + number as u16;
     let address = IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number));
     NetOutRule {
         protocol: NetOutProtocol::Tcp,
         networks: vec![IpRange { start: Some(address), end: None }],
-        ports: vec![PortRange { start: 443, end: 443 }],
+        ports: vec![PortRange { start: port, end: port }],
         ..NetOutRule::default()
     }
 }

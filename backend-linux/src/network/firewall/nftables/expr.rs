@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use ipnetwork::IpNetwork;
 
 use super::{
-    table::{Family, octets},
+    table::{Family, bytes, octets},
     wire::{ANONYMOUS, LIST_ELEMENT, VALUE, VERDICT, VERDICT_CODE},
 };
 use crate::network::netlink::Message;
@@ -17,7 +17,10 @@ const REGISTER_2: u32 = 2;
 /// The slots that follow the first four, and the first sixteen, bytes of register 1.
 const AFTER_4_BYTES: u32 = 9;
 const AFTER_16_BYTES: u32 = 12;
+/// The first four bytes of register 1 as a slot.
+const SLOT_0: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
+const L4_PROTOCOL: u32 = 16;
 
 const NAME: u16 = 1;
 const DATA: u16 = 2;
@@ -84,6 +87,11 @@ pub enum Expr {
         what: Original,
         among: Among,
     },
+    /// Protocol, address and port that the connection was made to are together in a set without a name that comes in
+    /// the same batch.
+    OriginalSpot {
+        id: u32,
+    },
     IcmpType(RangeInclusive<u8>),
     IcmpCode(u8),
     /// Belongs to a connection that was let through, or is an error message about one.
@@ -142,6 +150,13 @@ pub enum Among {
     },
 }
 
+impl Among {
+    /// All from the first to the last of numbers of `len` bytes.
+    pub fn range(range: &RangeInclusive<u128>, len: u32) -> Among {
+        Among::Range { start: bytes(*range.start(), len), end: bytes(*range.end(), len) }
+    }
+}
+
 impl Expr {
     /// Adds this to the list of expressions of a rule in a table of that family.
     pub fn put(&self, list: Message, family: Family) -> Message {
@@ -172,24 +187,19 @@ impl Expr {
                 });
                 compare(list, true, &RTN_LOCAL.to_ne_bytes())
             }
-            Expr::Protocol(number) => {
-                const L4_PROTOCOL: u32 = 16;
-                compare(meta(list, L4_PROTOCOL, REGISTER_1), true, &[*number])
-            }
+            Expr::Protocol(number) => compare(meta(list, L4_PROTOCOL, REGISTER_1), true, &[*number]),
             Expr::Original { what, among } => {
-                let key = match (what, family) {
-                    (Original::Address, Family::V4) => CONNECTION_DESTINATION_IPV4,
-                    (Original::Address, Family::V6) => CONNECTION_DESTINATION_IPV6,
-                    (Original::Port, _) => CONNECTION_DESTINATION_PORT,
-                };
-                let list = original(list, key);
+                let list = original(list, *what, family, REGISTER_1);
                 match among {
                     Among::Range { start, end } => between(list, start, end),
-                    Among::Set { id } => element(list, "lookup", |m| {
-                        const ID: u16 = 4;
-                        m.text(LOOKUP_SET, ANONYMOUS).u32_be(LOOKUP_SOURCE, REGISTER_1).u32_be(ID, *id)
-                    }),
+                    Among::Set { id } => lookup_anonymous(list, *id),
                 }
+            }
+            Expr::OriginalSpot { id } => {
+                let list = meta(list, L4_PROTOCOL, SLOT_0);
+                let list = original(list, Original::Address, family, SLOT_0 + 1);
+                let port = SLOT_0 + 1 + family.address_len() / 4;
+                lookup_anonymous(original(list, Original::Port, family, port), *id)
             }
             Expr::IcmpType(types) => {
                 between(payload(list, TRANSPORT_HEADER, 0, 1, REGISTER_1), &[*types.start()], &[*types.end()])
@@ -286,9 +296,21 @@ fn established_or_translated() -> [u8; 168] {
 }
 
 /// What the connection's first packet had.
-fn original(list: Message, key: u32) -> Message {
+fn original(list: Message, what: Original, family: Family, register: u32) -> Message {
     const ORIGINAL: u8 = 0;
-    element(list, "ct", |m| m.u32_be(1, REGISTER_1).u32_be(2, key).bytes(3, &[ORIGINAL]))
+    let key = match (what, family) {
+        (Original::Address, Family::V4) => CONNECTION_DESTINATION_IPV4,
+        (Original::Address, Family::V6) => CONNECTION_DESTINATION_IPV6,
+        (Original::Port, _) => CONNECTION_DESTINATION_PORT,
+    };
+    element(list, "ct", |m| m.u32_be(1, register).u32_be(2, key).bytes(3, &[ORIGINAL]))
+}
+
+fn lookup_anonymous(list: Message, id: u32) -> Message {
+    const ID: u16 = 4;
+    element(list, "lookup", |m| {
+        m.text(LOOKUP_SET, ANONYMOUS).u32_be(LOOKUP_SOURCE, REGISTER_1).u32_be(ID, id)
+    })
 }
 
 fn payload(list: Message, base: u32, offset: u32, len: u32, register: u32) -> Message {

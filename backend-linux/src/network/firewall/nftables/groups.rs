@@ -5,7 +5,10 @@
 
 use std::{collections::HashMap, net::IpAddr, ops::RangeInclusive};
 
-use super::table::Family;
+use super::{
+    spots::{self, Spot},
+    table::Family,
+};
 use crate::network::outbound::{Addresses, IcmpKind, Rule, What};
 
 /// Addresses or ports as numbers, in ranges that are in order and neither overlap nor touch. None: everything.
@@ -17,7 +20,14 @@ pub struct Group {
     pub kind: Kind,
     pub to: Ranges,
     pub ports: Ranges,
+}
+
+/// Rules that can stand in any order, since all of them log or none does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
     pub log: bool,
+    pub groups: Vec<Group>,
+    pub spots: Vec<Vec<Spot>>,
 }
 
 /// What a group's packets are, but for their ports.
@@ -30,9 +40,8 @@ pub enum Kind {
     Icmp(Option<IcmpKind>),
 }
 
-/// The groups of the rules that packets of a family can match, in their order: the last one that matches counts. Order
-/// matters only between rules that log and rules that do not.
-pub fn groups(family: Family, rules: &[Rule]) -> Vec<Group> {
+/// The rules that packets of a family can match, in their order: the last one that matches counts.
+pub fn runs(family: Family, rules: &[Rule]) -> Vec<Run> {
     let of_family: Vec<(Kind, Ranges, Ranges, bool)> = rules
         .iter()
         .filter_map(|rule| {
@@ -45,19 +54,16 @@ pub fn groups(family: Family, rules: &[Rule]) -> Vec<Group> {
             Some((kind, ports, to, rule.log))
         })
         .collect();
-    let mut groups = Vec::new();
-    for run in of_family.chunk_by(|one, next| one.3 == next.3) {
+    let run = |rules: &[(Kind, Ranges, Ranges, bool)]| {
         // First whatever differs in its addresses only becomes one, then what differs in its ports only.
-        let by_ports = join(run.iter().map(|(kind, ports, to, _)| ((*kind, ports.clone()), to.clone())));
+        let by_ports = join(rules.iter().map(|(kind, ports, to, _)| ((*kind, ports.clone()), to.clone())));
         let by_addresses = join(by_ports.into_iter().map(|((kind, ports), to)| ((kind, to), ports)));
-        groups.extend(by_addresses.into_iter().map(|((kind, to), ports)| Group {
-            kind,
-            to,
-            ports,
-            log: run[0].3,
-        }));
-    }
-    groups
+        let mut groups: Vec<Group> =
+            by_addresses.into_iter().map(|((kind, to), ports)| Group { kind, to, ports }).collect();
+        let spots = spots::take(&mut groups, u128::MAX >> (128 - 8 * family.address_len()));
+        Run { log: rules.iter().any(|rule| rule.3), groups, spots }
+    };
+    of_family.chunk_by(|one, next| one.3 == next.3).map(run).collect()
 }
 
 /// Unites the ranges of equal keys. The keys stay in the order in which they first came.
@@ -119,7 +125,7 @@ fn kind(family: Family, what: &What) -> Option<(Kind, Ranges)> {
 mod tests {
     use proptest::{collection::vec, prelude::*};
 
-    use super::*;
+    use super::{super::expr::TCP, *};
 
     fn rule(to: RangeInclusive<u8>, ports: RangeInclusive<u16>, log: bool) -> Rule {
         let ip = |last: &u8| IpAddr::from([192, 0, 2, *last]);
@@ -129,10 +135,20 @@ mod tests {
     #[test]
     fn rules_that_differ_in_their_addresses_or_in_their_ports_only_become_one() {
         let addresses: Vec<_> = (0..100).map(|n| rule(2 * n..=2 * n, 443..=443, false)).collect();
-        assert_eq!(groups(Family::V4, &addresses).len(), 1);
+        assert_eq!(runs(Family::V4, &addresses)[0].groups.len(), 1);
         let ports: Vec<_> = (0..100).map(|n| rule(7..=7, 2 * n..=2 * n, false)).collect();
-        assert_eq!(groups(Family::V4, &ports).len(), 1);
-        assert_eq!(groups(Family::V6, &ports), []);
+        assert_eq!(runs(Family::V4, &ports)[0].groups.len(), 1);
+        assert_eq!(runs(Family::V6, &ports), []);
+    }
+
+    #[test]
+    fn rules_that_differ_in_both_become_one_set_but_for_those_that_overlap() {
+        let mut rules: Vec<_> = (0..100).map(|n| rule(n..=n, (1000 + u16::from(n))..=2000, false)).collect();
+        assert_eq!(runs(Family::V4, &rules)[0].spots[0].len(), 100);
+        rules.push(rule(7..=8, 1008..=1010, false));
+        let run = &runs(Family::V4, &rules)[0];
+        // It is a rule of its own, and those before and after it a set each.
+        assert_eq!((run.spots.len(), run.groups.len()), (2, 1));
     }
 
     /// Whether the last of the rules that match logs; none: none matches.
@@ -152,14 +168,18 @@ mod tests {
         rules.iter().rfind(matches).map(|rule| rule.log)
     }
 
-    fn judge_groups(groups: &[Group], address: u8, port: u16) -> Option<bool> {
-        let ip = number(IpAddr::from([192, 0, 2, address]));
-        let matches = |group: &&Group| {
-            matches!(group.kind, Kind::All | Kind::Tcp)
-                && group.to.as_ref().is_none_or(|all| all.iter().any(|range| range.contains(&ip)))
-                && group.ports.as_ref().is_none_or(|all| all.iter().any(|range| range.contains(&port.into())))
+    fn judge_runs(runs: &[Run], address: u8, port: u16) -> Option<bool> {
+        let (ip, port) = (number(IpAddr::from([192, 0, 2, address])), u128::from(port));
+        let among = |ranges: &Ranges, value| {
+            ranges.as_ref().is_none_or(|all| all.iter().any(|range| range.contains(&value)))
         };
-        groups.iter().rfind(matches).map(|group| group.log)
+        let of_group = |group: &Group| {
+            matches!(group.kind, Kind::All | Kind::Tcp) && among(&group.to, ip) && among(&group.ports, port)
+        };
+        let of_spot =
+            |spot: &Spot| spot.protocol == TCP && spot.to.contains(&ip) && spot.ports.contains(&port);
+        let matches = |run: &&Run| run.groups.iter().any(of_group) || run.spots.iter().flatten().any(of_spot);
+        runs.iter().rfind(matches).map(|run| run.log)
     }
 
     fn rules() -> impl Strategy<Value = Vec<Rule>> {
@@ -184,9 +204,15 @@ mod tests {
         fn grouping_changes_nothing_of_what_passes_and_of_what_is_logged(
             rules in rules(), address in 0u8..13, port in 0u16..13,
         ) {
-            let groups = groups(Family::V4, &rules);
-            prop_assert!(groups.len() <= rules.len());
-            prop_assert_eq!(judge_groups(&groups, address, port), judge(&rules, address, port));
+            let runs = runs(Family::V4, &rules);
+            let count: usize = runs.iter().map(|run| run.groups.len() + run.spots.len()).sum();
+            prop_assert!(count <= rules.len());
+            for set in runs.iter().flat_map(|run| &run.spots) {
+                // As sets of the kernel have to be.
+                let disjoint = |(n, spot): (usize, &Spot)| !set[..n].iter().any(|other| other.overlaps(spot));
+                prop_assert!(set.iter().enumerate().all(disjoint));
+            }
+            prop_assert_eq!(judge_runs(&runs, address, port), judge(&rules, address, port));
         }
 
         #[test]

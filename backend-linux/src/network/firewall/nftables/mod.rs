@@ -4,12 +4,14 @@
 //! of the fixed [`sets`], and a chain of its own if it has outbound [`rules`]: a create and a destroy cost one batch
 //! each, however many containers there are. Each batch is atomic: it happens as a whole or not at all.
 
+mod anonymous;
 mod expr;
 mod foreign;
 mod groups;
 mod rules;
 mod ruleset;
 mod sets;
+mod spots;
 mod table;
 mod wire;
 

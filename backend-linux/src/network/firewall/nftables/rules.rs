@@ -1,11 +1,11 @@
 //! A container's own chain: its outbound rules, the last one first.
 
 use super::{
+    anonymous,
     expr::{Among, Expr, ICMP, ICMP_V6, Original, TCP, UDP},
-    groups::{Kind, Ranges, groups},
+    groups::{Kind, Ranges, runs},
     ruleset::prepend,
-    sets,
-    table::{Family, Table, bytes},
+    table::{Family, Table},
     wire::{DELETE_CHAIN, DELETE_RULE, NEW_CHAIN, chain, rule},
 };
 use crate::network::{
@@ -32,28 +32,35 @@ pub fn delete(table: &Table, name: &str) -> Message {
 /// Puts rules before those that the chain has: the last one that matches counts. `next_set` counts the sets of a batch.
 pub fn add(table: &Table, name: &str, outbound: &Outbound, next_set: &mut u32) -> Vec<Message> {
     let mut messages = Vec::new();
-    for group in groups(table.family, &outbound.rules) {
-        let mut among = |what: Original, ranges: &Ranges| {
-            let ranges = ranges.as_deref()?;
-            let len = what.len(table.family);
-            let among = match ranges {
-                [range] => Among::Range { start: bytes(*range.start(), len), end: bytes(*range.end(), len) },
-                ranges => {
-                    *next_set += 1;
-                    messages.extend(sets::anonymous(table, *next_set, what, ranges));
-                    Among::Set { id: *next_set }
-                }
+    for run in runs(table.family, &outbound.rules) {
+        let mut conditions: Vec<Vec<Expr>> = Vec::new();
+        for group in &run.groups {
+            let mut among = |what: Original, ranges: &Ranges| {
+                let ranges = ranges.as_deref()?;
+                let among = match ranges {
+                    [range] => Among::range(range, what.len(table.family)),
+                    ranges => {
+                        *next_set += 1;
+                        messages.extend(anonymous::of_ranges(table, *next_set, what, ranges));
+                        Among::Set { id: *next_set }
+                    }
+                };
+                Some(Expr::Original { what, among })
             };
-            Some(Expr::Original { what, among })
-        };
-        let (to, ports) = (among(Original::Address, &group.to), among(Original::Port, &group.ports));
-        let mut expressions: Vec<Expr> =
-            to.into_iter().chain(protocol(table.family, group.kind)).chain(ports).collect();
-        if group.log {
-            expressions.push(Expr::Log { prefix: outbound.log_prefix.clone() });
+            let (to, ports) = (among(Original::Address, &group.to), among(Original::Port, &group.ports));
+            conditions.push(to.into_iter().chain(protocol(table.family, group.kind)).chain(ports).collect());
         }
-        expressions.push(Expr::Accept);
-        messages.push(prepend(table, name, &expressions));
+        for spots in &run.spots {
+            *next_set += 1;
+            messages.extend(anonymous::of_spots(table, *next_set, spots));
+            conditions.push(vec![Expr::OriginalSpot { id: *next_set }]);
+        }
+        let log = run.log.then(|| Expr::Log { prefix: outbound.log_prefix.clone() });
+        for mut expressions in conditions {
+            expressions.extend(log.clone());
+            expressions.push(Expr::Accept);
+            messages.push(prepend(table, name, &expressions));
+        }
     }
     messages
 }

@@ -1,15 +1,13 @@
 //! What a container adds to the firewall: elements of the fixed sets and maps.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::net::IpAddr;
 
 use protocol::NetIn;
 
 use super::{
-    expr::Original,
-    table::{Family, Table, bytes, octets},
+    table::{Family, Table, octets},
     wire::{
-        ANONYMOUS, DELETE_ELEMENT, JUMP, LIST_ELEMENT, NEW_ELEMENT, NEW_SET, VALUE, VERDICT, VERDICT_CHAIN,
-        VERDICT_CODE,
+        DELETE_ELEMENT, JUMP, LIST_ELEMENT, NEW_ELEMENT, NEW_SET, VALUE, VERDICT, VERDICT_CHAIN, VERDICT_CODE,
     },
 };
 use crate::network::{
@@ -27,13 +25,14 @@ pub const NEIGHBOURS: &str = "neighbours";
 pub const OUTBOUND: &str = "outbound";
 
 /// An element takes at most 80 bytes, and all of one message must fit into 64 KiB.
-const ELEMENTS_PER_MESSAGE: usize = 600;
+pub const ELEMENTS_PER_MESSAGE: usize = 600;
 
 /// `NFTA_SET_*`; elements name their set with `SET` and `ELEMENTS`.
-const SET: u16 = 2;
-const ELEMENTS: u16 = 3;
-/// `NFTA_SET_ELEM_KEY`
-const KEY: u16 = 1;
+pub const SET: u16 = 2;
+pub const ELEMENTS: u16 = 3;
+/// `NFTA_SET_ELEM_KEY`, `NFTA_SET_ELEM_KEY_END`
+pub const KEY: u16 = 1;
+pub const KEY_END: u16 = 10;
 const SET_FLAGS: u16 = 3;
 const SET_KEY_TYPE: u16 = 4;
 const SET_KEY_LEN: u16 = 5;
@@ -42,53 +41,75 @@ const SET_DATA_LEN: u16 = 7;
 const SET_DESCRIPTION: u16 = 9;
 const SET_ID: u16 = 10;
 
-const INTERVAL: u32 = 4;
+pub const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
 const CONCATENATION: u32 = 0x80;
 
 /// What `nft` shows values as; the kernel does not look at it. A concatenation has six bits for each of its types.
-const TYPE_PORT: u32 = 13;
+pub const TYPE_PORT: u32 = 13;
 const TYPE_LINK_NAME: u32 = 41;
 /// This one the kernel does know.
 const TYPE_VERDICT: u32 = 0xffff_ff00;
 
 const LINK_NAME_LEN: u32 = 16;
 
-fn address_type(family: Family) -> u32 {
+pub fn address_type(family: Family) -> u32 {
     match family {
         Family::V4 => 7,
         Family::V6 => 8,
     }
 }
 
+/// What the keys of a set are.
+pub struct SetKey {
+    /// A concatenation has six bits for each of its types.
+    pub key_type: u32,
+    /// How long its parts are, in bytes.
+    pub fields: Vec<u32>,
+}
+
+impl SetKey {
+    /// Adds it to a declaration. A set of intervals whose keys have parts says how long they are.
+    pub fn declare(&self, declaration: Message, flags: u32, id: u32) -> Message {
+        const FIELDS: u16 = 2;
+        const LEN: u16 = 1;
+        let parts = self.fields.len() > 1 && flags & INTERVAL != 0;
+        // Parts of a concatenation begin at multiples of four bytes.
+        let len = match self.fields.as_slice() {
+            [len] => *len,
+            fields => fields.iter().map(|len| len.next_multiple_of(4)).sum(),
+        };
+        let declaration = declaration
+            .u32_be(SET_FLAGS, if parts { flags | CONCATENATION } else { flags })
+            .u32_be(SET_KEY_TYPE, self.key_type)
+            .u32_be(SET_KEY_LEN, len)
+            .u32_be(SET_ID, id);
+        if !parts {
+            return declaration;
+        }
+        declaration.nested(SET_DESCRIPTION, |m| {
+            m.nested(FIELDS, |m| {
+                self.fields.iter().fold(m, |m, len| m.nested(LIST_ELEMENT, |m| m.u32_be(LEN, *len)))
+            })
+        })
+    }
+}
+
 /// The sets and maps, made where they are not there.
 pub fn declarations(table: &Table) -> Vec<Message> {
     let (address, address_len) = (address_type(table.family), table.family.address_len());
-    let declare = |id, name, flags| {
-        let declaration = table.message("add firewall set", NEW_SET, flags::CREATE);
-        declaration.text(SET, name).u32_be(SET_FLAGS, flags).u32_be(SET_ID, id)
+    let declare = |id, name, flags, key_type, fields: &[u32]| {
+        let key = SetKey { key_type, fields: fields.to_vec() };
+        key.declare(table.message("add firewall set", NEW_SET, flags::CREATE).text(SET, name), flags, id)
     };
-    let link_and_address = |declaration: Message| {
-        declaration
-            .u32_be(SET_KEY_TYPE, TYPE_LINK_NAME << 6 | address)
-            .u32_be(SET_KEY_LEN, LINK_NAME_LEN + address_len)
-    };
+    let link_and_address = (TYPE_LINK_NAME << 6 | address, [LINK_NAME_LEN, address_len]);
     vec![
-        link_and_address(declare(1, SOURCES, 0)),
-        declare(2, PORTS, MAP)
-            .u32_be(SET_KEY_TYPE, TYPE_PORT)
-            .u32_be(SET_KEY_LEN, 2)
+        declare(1, SOURCES, 0, link_and_address.0, &link_and_address.1),
+        declare(2, PORTS, MAP, TYPE_PORT, &[2])
             .u32_be(SET_DATA_TYPE, address << 6 | TYPE_PORT)
             .u32_be(SET_DATA_LEN, address_len + 4),
-        link_and_address(declare(3, NEIGHBOURS, INTERVAL | CONCATENATION)).nested(SET_DESCRIPTION, |m| {
-            const FIELDS: u16 = 2;
-            let field = |m: Message, len| m.nested(LIST_ELEMENT, |m| m.u32_be(1, len));
-            m.nested(FIELDS, |m| field(field(m, LINK_NAME_LEN), address_len))
-        }),
-        declare(4, OUTBOUND, MAP)
-            .u32_be(SET_KEY_TYPE, TYPE_LINK_NAME)
-            .u32_be(SET_KEY_LEN, LINK_NAME_LEN)
-            .u32_be(SET_DATA_TYPE, TYPE_VERDICT),
+        declare(3, NEIGHBOURS, INTERVAL, link_and_address.0, &link_and_address.1),
+        declare(4, OUTBOUND, MAP, TYPE_LINK_NAME, &[LINK_NAME_LEN]).u32_be(SET_DATA_TYPE, TYPE_VERDICT),
     ]
 }
 
@@ -176,48 +197,6 @@ pub fn flush(table: &Table) -> Vec<Message> {
         .collect()
 }
 
-/// A set of ranges that belongs to the one rule of the same batch that names its `id`.
-pub fn anonymous(table: &Table, id: u32, what: Original, ranges: &[RangeInclusive<u128>]) -> Vec<Message> {
-    const OF_ONE_RULE: u32 = 1 | 2;
-    const ELEMENTS_SET_ID: u16 = 4;
-    let len = what.len(table.family);
-    let key_type = match what {
-        Original::Address => address_type(table.family),
-        Original::Port => TYPE_PORT,
-    };
-    let set = table
-        .message("add firewall set", NEW_SET, flags::CREATE)
-        .text(SET, ANONYMOUS)
-        .u32_be(SET_FLAGS, INTERVAL | OF_ONE_RULE)
-        .u32_be(SET_KEY_TYPE, key_type)
-        .u32_be(SET_KEY_LEN, len)
-        .u32_be(SET_ID, id);
-    // A range is its start, and the start of what is no more in it.
-    let largest = u128::MAX >> (128 - 8 * len);
-    let bounds = ranges.iter().flat_map(|range| {
-        let after = (*range.end() < largest).then(|| (bytes(range.end() + 1, len), true));
-        std::iter::once((bytes(*range.start(), len), false)).chain(after)
-    });
-    let bounds: Vec<(Vec<u8>, bool)> = bounds.collect();
-    let elements = bounds.chunks(ELEMENTS_PER_MESSAGE).map(|chunk| {
-        table
-            .message("add to firewall set", NEW_ELEMENT, flags::CREATE)
-            .text(SET, ANONYMOUS)
-            .u32_be(ELEMENTS_SET_ID, id)
-            .nested(ELEMENTS, |list| chunk.iter().fold(list, |list, (key, is_end)| bound(list, key, *is_end)))
-    });
-    std::iter::once(set).chain(elements).collect()
-}
-
-fn bound(list: Message, key: &[u8], is_end: bool) -> Message {
-    const FLAGS: u16 = 3;
-    const INTERVAL_END: u32 = 1;
-    list.nested(LIST_ELEMENT, |m| {
-        let m = m.nested(KEY, |m| m.bytes(VALUE, key));
-        if is_end { m.u32_be(FLAGS, INTERVAL_END) } else { m }
-    })
-}
-
 fn messages(what: &'static str, operation: u8, table: &Table, elements: &[Element]) -> Vec<Message> {
     let flags = if operation == NEW_ELEMENT { flags::CREATE } else { 0 };
     // Those of one set that follow each other go into one message.
@@ -236,7 +215,6 @@ fn messages(what: &'static str, operation: u8, table: &Table, elements: &[Elemen
 impl Element {
     fn put(&self, list: Message) -> Message {
         const DATA: u16 = 2;
-        const KEY_END: u16 = 10;
         list.nested(LIST_ELEMENT, |m| {
             let m = m.nested(KEY, |m| m.bytes(VALUE, &self.key));
             let m = match &self.key_end {
