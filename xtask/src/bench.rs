@@ -29,7 +29,7 @@ fn http(arguments: &[String]) -> Outcome {
 
 /// What ports and rules cost, beside more containers than the default pool bears. Arguments go to `bench-network`.
 fn network(arguments: &[String]) -> Outcome {
-    let options = [("--network-pool", "10.253.0.0/20")];
+    let options = [("--network-pool", "10.131.0.0/20")];
     beside_a_server("bench-network", &[], &options, |server| with_address(server, arguments))
 }
 
