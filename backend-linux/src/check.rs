@@ -14,7 +14,7 @@ use crate::{
     container::{self, Depot, Host, Pool, blocking},
     entitlement,
     ids::Ids,
-    network::{Cni, Network, Networks},
+    network::{self, Cni, Network, Networks},
     process::{OutputBudget, Template},
     rootfs::Store,
     telemetry,
@@ -211,6 +211,9 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
             }
             Err(error) => (false, protocol::Error::failed(&error).to_string()),
         });
+    }
+    if root {
+        lines.push(network::check_firewall(config.network.firewall));
     }
     // Containers run without, but the operator should hear of it here as at the start.
     lines.push(match config.network.dns.is_lacking(false) {

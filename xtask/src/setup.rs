@@ -24,6 +24,11 @@ const CNI: Tool = Tool {
     package: "containernetworking-plugins",
     why: "the tests of networks by CNI plug-ins",
 };
+const IPTABLES: Tool = Tool {
+    program: "iptables",
+    package: "iptables",
+    why: "the other firewall that containers can have, and the picture of the host",
+};
 const GO: Tool =
     Tool { program: "go", package: "", why: "the test client in Go; 1.24 or later, from go.dev" };
 const PYTHON: Tool = Tool {
@@ -35,7 +40,7 @@ const PYTHON: Tool = Tool {
 /// For `cargo xtask demo`.
 pub const DEMO: [Tool; 3] = [BUSYBOX, IP, NFT];
 /// For everything.
-pub const ALL: [Tool; 6] = [BUSYBOX, IP, NFT, CNI, GO, PYTHON];
+pub const ALL: [Tool; 7] = [BUSYBOX, IP, NFT, IPTABLES, CNI, GO, PYTHON];
 /// For comparing with others.
 pub const BENCH: [Tool; 3] = [
     BUSYBOX,

@@ -40,7 +40,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use cni::{Dns, Wishes};
 pub use error::Error;
-pub use firewall::Member;
+pub use firewall::{Member, check as check_firewall};
 pub use forwarding::state_directory;
 pub use lease::Assignment;
 pub use networks::{Attachment, Cni, Lease, Networks};

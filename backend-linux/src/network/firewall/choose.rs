@@ -32,6 +32,21 @@ pub fn choose(asked_for: FirewallKind, tag: &str, policy: &Policy) -> Result<Ope
     Ok(chosen)
 }
 
+/// Whether a firewall of this kind can be had, as far as that shows without a change of the host, and which.
+pub fn check(asked_for: FirewallKind) -> (bool, String) {
+    let nftables = Nftables::open("").map_err(Error::from);
+    let nftables = nftables.and_then(|mut nftables| nftables.has_siblings().map(drop));
+    let iptables = Iptables::new("", Default::default()).probe().map_err(Error::from);
+    let probed = [(FirewallKind::Nftables, nftables), (FirewallKind::Iptables, iptables)];
+    let told = probed.iter().map(|(kind, probed)| match probed {
+        Ok(()) => format!("{} can be had", kind.name()),
+        Err(error) => format!("{} cannot: {}", kind.name(), protocol::Error::failed(error)),
+    });
+    let text = format!("firewall: {}", told.collect::<Vec<_>>().join(", "));
+    let will_do = |kind| kind == asked_for || asked_for == FirewallKind::Auto;
+    (probed.iter().any(|(kind, probed)| will_do(*kind) && probed.is_ok()), text)
+}
+
 /// Removes what an earlier server of this tag left with another kind of firewall than this.
 pub fn remove_others(kind: FirewallKind, tag: &str) -> Result<(), Error> {
     let mut others = every_kind(tag)?.into_iter().filter(|opened| opened.kind != kind);

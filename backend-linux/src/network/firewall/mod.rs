@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use protocol::NetIn;
 
-pub use choose::{choose, every_kind, remove_others};
+pub use choose::{check, choose, every_kind, remove_others};
 pub use iptables::ToolError;
 
 use super::{lease::Assignment, netlink, outbound::Rule};

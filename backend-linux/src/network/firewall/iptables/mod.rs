@@ -46,6 +46,11 @@ impl Iptables {
         Iptables { tools, names, policy: None, open: Vec::new(), members: BTreeMap::new(), unsure: false }
     }
 
+    /// Whether the programs are there, and the kernel answers them.
+    pub fn probe(&self) -> Result<(), ToolError> {
+        self.save(Family::V4).map(drop)
+    }
+
     fn programs(&self, family: Family) -> &Programs {
         match family {
             Family::V4 => &self.tools.ipv4,
