@@ -99,6 +99,24 @@ fn containers_get_through_a_chain_that_ends_with_a_reject_and_operators_rules_ke
 }
 
 #[test]
+fn dockers_chains_in_front_of_ours_let_nothing_through_that_ours_refuse() {
+    on_host(NetworkConfig::default(), async |world, network, state| {
+        run_all(world, DOCKER);
+        let (server, client) = (Container::new(network).await, Container::new(network).await);
+        server.namespace.serve(Ipv4Addr::UNSPECIFIED, 8080, "web");
+        drop(Network::start(&world.config, TAG, state, &Defences::default()).await.unwrap());
+        // As Docker does when it is started again.
+        run_all(world, &["iptables -D FORWARD -j DOCKER-USER", "iptables -I FORWARD -j DOCKER-USER"]);
+        let refused = client.namespace.ask(server.address(), 8080).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable, "{refused}");
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+        assert!(client.namespace.ask(world.outside_address, 80).is_ok());
+        Network::cleanup(TAG, state).await.unwrap();
+        run_all(world, &["nft delete table ip filter"]);
+    });
+}
+
+#[test]
 fn a_jump_goes_when_the_chain_drops_no_more() {
     on_host(NetworkConfig::default(), async |world, _, state| {
         let start = async || {

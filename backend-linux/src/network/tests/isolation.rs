@@ -2,8 +2,10 @@
 
 use std::{
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
 };
+
+use rustix::net::{self, AddressFamily, SendFlags, SocketType};
 
 use crate::{
     Defences, FirewallKind, NetworkConfig,
@@ -109,6 +111,72 @@ fn packets_with_a_source_address_that_is_not_the_containers_are_dropped() {
         }
         udp(&liar.namespace, liar.address(), 0).send_to(b"honest", to).unwrap();
         assert_eq!(receive(&server), "honest");
+    });
+}
+
+/// Sends a UDP datagram with an IP header of its own from the namespace.
+fn send_as(namespace: &Namespace, source: Ipv4Addr, to: SocketAddrV4, text: &'static str) {
+    const IP_HEADER: [u8; 12] = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+    let [high, low] = (8 + text.len() as u16).to_be_bytes();
+    let [port_high, port_low] = to.port().to_be_bytes();
+    let mut packet = IP_HEADER.to_vec();
+    packet.extend(source.octets());
+    packet.extend(to.ip().octets());
+    packet.extend([0x80, 0, port_high, port_low, high, low, 0, 0]);
+    packet.extend(text.as_bytes());
+    namespace.run(move || {
+        let socket = net::socket(AddressFamily::INET, SocketType::RAW, Some(net::ipproto::RAW)).unwrap();
+        net::sendto(&socket, &packet, SendFlags::empty(), &SocketAddr::from(to)).unwrap();
+    });
+}
+
+#[test]
+fn of_all_source_addresses_the_containers_own_alone_gets_in() {
+    let config = NetworkConfig { allow_host_access: true, ..NetworkConfig::default() };
+    on_host(config, async |world, network, _| {
+        let (liar, other) = (Container::new(network).await, Container::new(network).await);
+        let (sharer, neighbour) =
+            (Container::at(network, "198.18.0.0/24").await, Container::at(network, "198.18.0.0/24").await);
+        for (container, beside) in [(&liar, &other), (&sharer, &neighbour)] {
+            let assignment = container.lease.assignment();
+            let subnet = assignment.subnet.network();
+            let lies = [
+                beside.address(),
+                assignment.host_ip,
+                subnet.network(),
+                subnet.broadcast(),
+                world.host_address,
+                world.outside_address,
+                Ipv4Addr::new(0, 0, 0, 1),
+                Ipv4Addr::new(127, 0, 0, 1),
+                Ipv4Addr::new(192, 0, 2, 1),
+                Ipv4Addr::new(224, 0, 0, 1),
+                Ipv4Addr::BROADCAST,
+            ];
+            for (at, address) in [(&world.outside, world.outside_address), (&world.host, assignment.host_ip)]
+            {
+                let server = udp(at, address, 53);
+                for lie in lies {
+                    send_as(&container.namespace, lie, SocketAddrV4::new(address, 53), "spoofed");
+                }
+                send_as(&container.namespace, container.address(), SocketAddrV4::new(address, 53), "honest");
+                assert_eq!(receive(&server), "honest");
+            }
+        }
+    });
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn it_is_the_firewall_that_a_false_source_address_does_not_pass() {
+    on_host(NetworkConfig::default(), async |world, network, state_dir| {
+        let (liar, other) = (Container::new(network).await, Container::new(network).await);
+        let defences = Defences::without(crate::Defence::SourceAddress);
+        drop(Network::start(&world.config, TAG, state_dir, &defences).await.unwrap());
+        let server = udp(&world.outside, world.outside_address, 53);
+        let to = SocketAddrV4::new(world.outside_address, 53);
+        send_as(&liar.namespace, other.address(), to, "spoofed");
+        assert_eq!(receive(&server), "spoofed");
     });
 }
 
