@@ -10,7 +10,7 @@
 //! - [`system_calls`]: a program that makes any system call, for processes to execute.
 //! - [`attack`]: attempts to break out of a container.
 //! - [`patience`]: how long they wait.
-//! - [`netns`]: hosts with a network of their own.
+//! - [`netns`]: hosts with a network of their own; [`cni`]: such hosts with plug-ins.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -18,6 +18,7 @@
 pub mod address;
 pub mod attack;
 pub mod behaviours;
+pub mod cni;
 pub mod columns;
 pub mod echo;
 pub mod files;

@@ -5,6 +5,7 @@
 //! destroy [releases](Network::release), any number of times. A starting server [adopts](Network::adopt) each record
 //! and then [sweeps](Network::sweep) away what no record owns.
 
+mod attachment;
 mod cni;
 mod egress;
 mod ends;
@@ -38,12 +39,13 @@ use std::{
 
 use tokio::{sync::mpsc, task::JoinHandle};
 
+pub use attachment::{Attachment, Lease};
 pub use cni::{Dns, Wishes};
 pub use error::Error;
 pub use firewall::{Member, check as check_firewall};
 pub use forwarding::state_directory;
 pub use lease::Assignment;
-pub use networks::{Attachment, Cni, Lease, Networks};
+pub use networks::{Cni, Networks};
 pub use place::member;
 pub use pool::Error as PoolError;
 #[cfg(test)]

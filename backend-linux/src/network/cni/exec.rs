@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command as Program},
+    sync::Semaphore,
 };
 
 use super::{request::Command, result::Failure};
@@ -21,6 +23,8 @@ use super::{request::Command, result::Failure};
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long one may take to die that was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How many run at once, each a program of some size; more wait.
+const AT_ONCE: usize = 16;
 /// How much a plug-in may say, on standard output and standard error each.
 const OUTPUT_MAX_BYTES: u64 = 1 << 20;
 /// How much of that is in an error.
@@ -88,6 +92,7 @@ pub enum PluginError {
 pub struct Runner {
     directories: Vec<PathBuf>,
     limit: Duration,
+    turns: Arc<Semaphore>,
 }
 
 /// What a program has said and how it ended.
@@ -99,12 +104,12 @@ struct Ended {
 
 impl Runner {
     pub fn new(directories: Vec<PathBuf>) -> Runner {
-        Runner { directories, limit: LIMIT }
+        Runner { directories, limit: LIMIT, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     #[cfg(test)]
     pub fn with_limit(directories: Vec<PathBuf>, limit: Duration) -> Runner {
-        Runner { directories, limit }
+        Runner { limit, ..Runner::new(directories) }
     }
 
     /// The directories, as plug-ins are told of them.
@@ -139,6 +144,8 @@ impl Runner {
         environment: Vec<(&'static str, OsString)>,
         input: Vec<u8>,
     ) -> Result<Vec<u8>, PluginError> {
+        // Nobody closes it, so it gives turns to all.
+        let _turn = self.turns.acquire().await;
         let program = self.find(plugin)?;
         let child = Program::new(&program)
             .env_clear()
