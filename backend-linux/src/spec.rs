@@ -6,8 +6,8 @@ use std::{
 };
 
 use protocol::{
-    BandwidthLimits, BindMount, BindMountMode, BindMountOrigin, ContainerSpec, DiskLimits, Error, NetOutRule,
-    ProcessLimits, ProcessSpec, Result,
+    BindMount, BindMountMode, BindMountOrigin, ContainerSpec, DiskLimits, Error, NetOutRule, ProcessLimits,
+    ProcessSpec, Result,
 };
 
 use crate::{
@@ -43,10 +43,6 @@ pub fn check_supported(host: &Host, spec: &ContainerSpec) -> Result<()> {
         ));
     }
     host.network.check_supported(spec)?;
-    if spec.limits.bandwidth != BandwidthLimits::default() && !host.network.limits_bandwidth() {
-        let reason = "this version cannot enforce bandwidth limits: leave them out";
-        return Err(Error::invalid("limits.bandwidth_limits", reason));
-    }
     let valid = |variable: &&String| !variable.contains('\0') && variable.find('=').is_some_and(|at| at > 0);
     if let Some(variable) = spec.env.iter().find(|variable| !valid(variable)) {
         return Err(Error::invalid("env", format!("{variable:?} is not NAME=value")));

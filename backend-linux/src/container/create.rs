@@ -55,7 +55,7 @@ async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
     let rootfs = spec.rootfs_uri().unwrap_or_default().to_owned();
     let finder = Arc::clone(host);
     let image = blocking(move || finder.store.image(&rootfs)).await??;
-    let Place { lease, ids, connection } = prepared::place(host, &spec.network, spec.privileged).await?;
+    let Place { lease, ids, prepared } = prepared::place(host, &spec.network, spec.privileged).await?;
     let assignment = lease.attachment();
     let ports = match host.network.reserve_ports(&assignment, &spec.net_in) {
         Ok(ports) => ports,
@@ -82,7 +82,7 @@ async fn try_create(host: &Arc<Host>, handle: String, spec: ContainerSpec) -> Re
         oom_kills_seen: 0,
         apart: BTreeMap::new(),
     };
-    match make(host, &mut record, &lease, &ids, connection, image, spec).await {
+    match make(host, &mut record, &lease, &ids, prepared, image, spec).await {
         Ok(connection) => Ok(Container::new(host, record, lease, ids, Some(connection))),
         Err(cause) => {
             let undone = destroy(host, &record).await;
@@ -102,7 +102,7 @@ async fn make(
     record: &mut Record,
     lease: &Lease,
     ids: &IdLease,
-    connection: Option<Connection>,
+    prepared: Option<Prepared>,
     image: Image,
     spec: ContainerSpec,
 ) -> Result<Connection, Error> {
@@ -112,21 +112,22 @@ async fn make(
         maker.depot.write(&planned)?;
         prepare(&maker, &planned, &directory, root, image, &spec)
     });
-    let connection = match connection {
-        Some(connection) => match start(&connection, files.await??).await {
+    let prepared = match prepared {
+        Some(prepared) => match start(&prepared.connection, files.await??).await {
             Err(Error::Supervisor(error)) if error.is_gone() => return Err(Error::PreparedDied(error)),
-            started => started.map(|()| connection)?,
+            started => started.map(|()| prepared)?,
         },
         None if record.assignment.is_plugged() => start_plugged(host, record, ids, files.await??).await?,
         None => start_cold(host, lease, ids, files).await?,
     };
+    prepared.limit_bandwidth(host, &record.assignment, record.limits.bandwidth).await?;
     if !record.ports.is_empty() || !record.net_out.is_empty() {
         let Record { assignment, handle, ports, net_out, .. } = &*record;
         host.network.open(assignment, handle, ports, net_out).await?;
     }
     let (writer, made) = (Arc::clone(host), Record { state: State::Active, ..record.clone() });
     *record = blocking(move || writer.depot.write(&made).map(|()| made)).await??;
-    Ok(connection)
+    Ok(prepared.connection)
 }
 
 /// Has a supervisor make the container.
@@ -156,14 +157,14 @@ async fn start_cold(
     lease: &Lease,
     ids: &IdLease,
     files: impl Future<Output = Result<Result<Files, Error>, Error>>,
-) -> Result<Connection, Error> {
+) -> Result<Prepared, Error> {
     // All to their ends, so that what an undo undoes is not still being made.
     let (prepared, files) = tokio::join!(Prepared::make(host, ids, None), files);
     let (prepared, files) = (prepared?, files??);
     let attachment = lease.attachment();
     let (attached, started) =
         tokio::join!(prepared.attach(host, &attachment), start(&prepared.connection, files));
-    started.and(attached).map(|()| prepared.connection)
+    started.and(attached).map(|()| prepared)
 }
 
 /// What a container has on the host's file systems before it starts.

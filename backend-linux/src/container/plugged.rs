@@ -14,7 +14,7 @@ use super::{
 use crate::{
     ids::IdLease,
     network::Attachment,
-    process::{Connection, Error as ProcessError, Supervisor, nonsense},
+    process::{Error as ProcessError, Supervisor, nonsense},
     supervisor::{Reply, Request},
 };
 
@@ -28,7 +28,7 @@ pub async fn start_plugged(
     record: &mut Record,
     ids: &IdLease,
     mut files: Files,
-) -> Result<Connection, Error> {
+) -> Result<Prepared, Error> {
     let listener = files.listener.take();
     let owner = listener.as_ref().map(|listener| (record.handle.as_str(), listener));
     let prepared = Prepared::make(host, ids, owner).await?;
@@ -41,7 +41,7 @@ pub async fn start_plugged(
     }
     files.request.own_files = own_files(host, record);
     start(&prepared.connection, files).await?;
-    Ok(prepared.connection)
+    Ok(prepared)
 }
 
 /// The namespace of a container whose plug-ins need it and have it not: none where nobody has it any more.

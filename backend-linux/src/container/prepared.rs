@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use protocol::BandwidthLimits;
 use tokio::sync::Notify;
 
 use super::{Error, Host};
@@ -72,11 +73,21 @@ impl Prepared {
     pub async fn attach(&self, host: &Host, attachment: &Attachment) -> Result<(), Error> {
         Ok(host.network.attach(attachment, self.netns.as_fd(), self.netlink.as_fd()).await?)
     }
+
+    /// Limits the bandwidth of the link that the namespaces are on the network by.
+    pub async fn limit_bandwidth(
+        &self,
+        host: &Host,
+        attachment: &Attachment,
+        limits: BandwidthLimits,
+    ) -> Result<(), Error> {
+        Ok(host.network.limit_bandwidth(attachment, limits, self.netlink.as_fd()).await?)
+    }
 }
 
 /// A supervisor whose namespaces are on the network already.
 struct Connected {
-    connection: Connection,
+    prepared: Prepared,
     lease: Lease,
     ids: IdLease,
 }
@@ -91,7 +102,7 @@ impl Connected {
             host.prepared.release_given_up(host).await;
             return Err(error);
         }
-        Ok(Connected { connection: prepared.connection, lease, ids })
+        Ok(Connected { prepared, lease, ids })
     }
 }
 
@@ -142,7 +153,7 @@ impl Pool {
     fn living(&self) -> MutexGuard<'_, VecDeque<Connected>> {
         let mut ready = self.ready();
         for found in std::mem::take(&mut *ready) {
-            match found.connection.is_open() {
+            match found.prepared.connection.is_open() {
                 true => ready.push_back(found),
                 false => self.give_up(found.lease),
             }
@@ -192,12 +203,12 @@ impl Pool {
 pub struct Place {
     pub lease: Lease,
     pub ids: IdLease,
-    pub connection: Option<Connection>,
+    pub prepared: Option<Prepared>,
 }
 
 impl From<Connected> for Place {
-    fn from(Connected { connection, lease, ids }: Connected) -> Place {
-        Place { lease, ids, connection: Some(connection) }
+    fn from(Connected { prepared, lease, ids }: Connected) -> Place {
+        Place { lease, ids, prepared: Some(prepared) }
     }
 }
 
@@ -212,7 +223,7 @@ pub async fn place(host: &Host, requested: &str, privileged: bool) -> Result<Pla
     let error = match host.network.plan(requested).await {
         Ok(lease) => {
             let ids = ids(host, privileged).await?;
-            return Ok(Place { lease, ids, connection: None });
+            return Ok(Place { lease, ids, prepared: None });
         }
         Err(error) => error,
     };
@@ -227,7 +238,7 @@ pub async fn place(host: &Host, requested: &str, privileged: bool) -> Result<Pla
         // Its last container was destroyed a moment ago.
         NetworkError::Pool(PoolError::Leaving { .. }) => {
             let lease = plan_when_free(host, requested).await?;
-            return Ok(Place { lease, ids: ids(host, privileged).await?, connection: None });
+            return Ok(Place { lease, ids: ids(host, privileged).await?, prepared: None });
         }
         _ => return Err(error.into()),
     }
@@ -238,7 +249,7 @@ pub async fn place(host: &Host, requested: &str, privileged: bool) -> Result<Pla
     // Nothing is prepared meanwhile, which could take it.
     let _making = host.prepared.making.lock().await;
     let lease = plan_when_free(host, requested).await?;
-    Ok(Place { lease, ids: host.ids.take(privileged)?, connection: None })
+    Ok(Place { lease, ids: host.ids.take(privileged)?, prepared: None })
 }
 
 /// Ids for a container whose place on the network is its own choice. Where only those that wait have any left, one of
@@ -248,11 +259,11 @@ async fn ids(host: &Host, privileged: bool) -> Result<IdLease, Error> {
         Err(error @ IdError::Exhausted { .. }) => error,
         taken => return Ok(taken?),
     };
-    let Some(Connected { connection, lease, ids }) = host.prepared.take_next().await else {
+    let Some(Connected { prepared, lease, ids }) = host.prepared.take_next().await else {
         return Err(error.into());
     };
     host.prepared.give_up(lease);
-    drop(connection);
+    drop(prepared);
     host.prepared.release_given_up(host).await;
     Ok(ids)
 }

@@ -52,6 +52,9 @@ pub enum Error {
         /// The host's end, as in the container's record.
         link: String,
     },
+    /// The kernel cannot limit bandwidth.
+    #[error("limits.bandwidth_limits: this kernel has no token buckets (sch_tbf)")]
+    NoTokenBucket,
     /// Something outside of netlink failed.
     #[error("{what}")]
     System {

@@ -6,6 +6,7 @@
 //! and then [sweeps](Network::sweep) away what no record owns.
 
 mod attachment;
+mod bandwidth;
 mod cni;
 mod egress;
 mod ends;

@@ -103,7 +103,10 @@ impl Networks {
 
     /// Refuses what plug-ins cannot be told.
     pub fn check_supported(&self, spec: &ContainerSpec) -> protocol::Result<()> {
-        let Kind::Plugged(network) = &self.kind else { return Ok(()) };
+        let network = match &self.kind {
+            Kind::Own(network) => return network.check_bandwidth(spec.limits.bandwidth),
+            Kind::Plugged(network) => network,
+        };
         self.check_net_out(&spec.net_out)?;
         if spec.limits.bandwidth != BandwidthLimits::default() && !network.has(Capability::Bandwidth) {
             let reason = Capability::Bandwidth.is_lacking();
@@ -120,14 +123,6 @@ impl Networks {
                 Err(protocol::Error::invalid("netout", reason))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Whether containers' bandwidth can be limited.
-    pub fn limits_bandwidth(&self) -> bool {
-        match &self.kind {
-            Kind::Own(_) => false,
-            Kind::Plugged(network) => network.has(Capability::Bandwidth),
         }
     }
 
@@ -187,6 +182,19 @@ impl Networks {
                 network.attach(plugged, netns, socket).await
             }
             _ => Err(Error::OtherKind),
+        }
+    }
+
+    /// Limits the bandwidth of a container that is on the network; plug-ins were told of it when they put it there.
+    pub async fn limit_bandwidth(
+        &self,
+        attachment: &Attachment,
+        limits: BandwidthLimits,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        match (&self.kind, attachment) {
+            (Kind::Own(network), Attachment::Own(own)) => network.limit_bandwidth(own, limits, socket).await,
+            _ => Ok(()),
         }
     }
 

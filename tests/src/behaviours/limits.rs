@@ -49,6 +49,13 @@ pub async fn disk_is_reported_as_given(world: &World) {
     }
 }
 
+/// Rate and burst.
+pub async fn bandwidth_is_reported_as_given(world: &World) {
+    let given = BandwidthLimits { rate_bytes_per_second: 1 << 20, burst_bytes: 64 << 10 };
+    let handle = world.create_with(|spec| spec.limits.bandwidth = given).await;
+    assert_eq!(world.backend().bandwidth_limits(&handle).await, Ok(given));
+}
+
 /// Not the kernel's "very much".
 pub async fn no_limit_is_zero(world: &World) {
     let handle = world.create().await;

@@ -149,6 +149,7 @@ macro_rules! for_each_behaviour {
                 cpu_is_reported_as_given,
                 a_cpu_weight_is_reported_as_given,
                 disk_is_reported_as_given,
+                bandwidth_is_reported_as_given,
                 no_limit_is_zero,
                 metrics_are_sane,
                 metrics_tell_limits,

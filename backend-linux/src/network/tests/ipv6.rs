@@ -3,10 +3,10 @@
 use std::net::Ipv6Addr;
 
 use crate::{
-    Defences, FirewallKind, NetworkConfig,
+    Defences, NetworkConfig,
     network::{
         Network,
-        tests::world::{Container, TAG, World, eventually, on_host, on_host_with},
+        tests::world::{Container, TAG, World, eventually, on_host},
     },
 };
 
@@ -14,11 +14,6 @@ const POOL: &str = "2001:db8:7::/64";
 
 fn config() -> NetworkConfig {
     NetworkConfig { pool_ipv6: Some(POOL.parse().unwrap()), ..NetworkConfig::default() }
-}
-
-/// The other kind of firewall has no IPv6 yet.
-fn nftables() -> NetworkConfig {
-    NetworkConfig { firewall: FirewallKind::Nftables, ..config() }
 }
 
 fn address(container: &Container) -> Ipv6Addr {
@@ -55,7 +50,7 @@ fn both_ends_have_the_ipv6_addresses_of_the_record_and_no_others() {
 
 #[test]
 fn a_container_reaches_the_world_by_ipv6_and_is_reached_before_it_has_said_anything() {
-    on_host_with(nftables(), async |world, network, _| {
+    on_host(config(), async |world, network, _| {
         let container = Container::new(network).await;
         container.namespace.serve(Ipv6Addr::UNSPECIFIED, 8080, "container");
         // Neither end has asked who the other is, and neither can.
@@ -71,7 +66,7 @@ fn a_container_reaches_the_world_by_ipv6_and_is_reached_before_it_has_said_anyth
 
 #[test]
 fn containers_reach_neither_each_other_nor_the_host_by_ipv6() {
-    on_host_with(nftables(), async |world, network, _| {
+    on_host(config(), async |world, network, _| {
         let (server, client) = (Container::new(network).await, Container::new(network).await);
         server.namespace.serve(Ipv6Addr::UNSPECIFIED, 8080, "web");
         assert!(world.host.ask(address(&server), 8080).is_ok());
