@@ -201,6 +201,14 @@ fn left_by_all(config: &Config, directory: &Path) -> Vec<String> {
         }
         Err(error) => found.push(format!("(cannot run nft to look at its tables: {error})")),
     }
+    for program in ["iptables-save", "ip6tables-save"] {
+        // Where there is no such program, the server could not have used it either.
+        let Ok(output) = Command::new(program).output() else { continue };
+        let rules = String::from_utf8_lossy(&output.stdout).into_owned();
+        found.extend(
+            rules.lines().filter(|line| line.contains(&base)).map(|line| format!("{program} {line}")),
+        );
+    }
     found
 }
 
