@@ -155,11 +155,12 @@ fn of_all_source_addresses_the_containers_own_alone_gets_in() {
             ];
             for (at, address) in [(&world.outside, world.outside_address), (&world.host, assignment.host_ip)]
             {
-                let server = udp(at, address, 53);
+                let server = udp(at, address, 0);
+                let to = SocketAddrV4::new(address, server.local_addr().unwrap().port());
                 for lie in lies {
-                    send_as(&container.namespace, lie, SocketAddrV4::new(address, 53), "spoofed");
+                    send_as(&container.namespace, lie, to, "spoofed");
                 }
-                send_as(&container.namespace, container.address(), SocketAddrV4::new(address, 53), "honest");
+                send_as(&container.namespace, container.address(), to, "honest");
                 assert_eq!(receive(&server), "honest");
             }
         }

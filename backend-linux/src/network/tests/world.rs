@@ -126,9 +126,13 @@ impl World {
         }
         let (host, outside) = (Namespace::new(), Namespace::new());
         // New namespaces have these from the machine, where anything may be running.
-        for (sysctl, value) in
-            [("ip_forward", "0"), ("conf/all/rp_filter", "0"), ("conf/default/rp_filter", "0")]
-        {
+        for (sysctl, value) in [
+            ("ip_forward", "0"),
+            ("conf/all/rp_filter", "0"),
+            ("conf/default/rp_filter", "0"),
+            // Who is refused often is told so each time, not once in a second.
+            ("icmp_ratelimit", "0"),
+        ] {
             host.set_sysctl(sysctl, value);
         }
         // The uplink is made with what is under test; its own tests are in `lifecycle`.
