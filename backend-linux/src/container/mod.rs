@@ -25,6 +25,7 @@ mod plugged;
 mod prepared;
 mod record;
 mod recover;
+mod repair;
 
 use std::{
     collections::BTreeMap,

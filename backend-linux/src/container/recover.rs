@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Container, Error, Host, Record, State, apart, blocking, destroy,
     plugged::{check_all, namespace},
+    repair,
 };
 use crate::{
     cgroup::ProcessGroup,
@@ -62,6 +63,7 @@ pub async fn recover(host: &Arc<Host>, destroy_all: bool) -> Result<Vec<Arc<Cont
     for (record, lease, ids) in leased {
         containers.push(adopt(host, record, lease, ids).await);
     }
+    repair::lost_links(host, &containers).await?;
     for handle in &strays {
         // A record that cannot be read may have had a supervisor; one that was never written had none.
         let supervisor = Supervisor::at(&host.depot.directory(handle));

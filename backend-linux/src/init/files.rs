@@ -38,7 +38,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Starts a child and gives its status pipe.
-fn child(
+pub fn child(
     container: &Container,
     account: Account,
     keep: Option<&File>,
@@ -51,7 +51,8 @@ fn child(
     Ok((pid, status))
 }
 
-fn one(fds: Vec<OwnedFd>) -> io::Result<File> {
+/// The descriptor that came with a request.
+pub fn one(fds: Vec<OwnedFd>) -> io::Result<File> {
     let mut fds = fds.into_iter();
     match (fds.next(), fds.next()) {
         (Some(fd), None) => Ok(File::from(fd)),

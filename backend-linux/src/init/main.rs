@@ -19,6 +19,7 @@ mod init;
 mod mounts;
 mod name;
 mod namespaces;
+mod network;
 mod output;
 mod own_files;
 mod own_root;

@@ -46,6 +46,14 @@ impl Attachment {
         }
     }
 
+    /// The name of its link, where that is one of our own.
+    pub fn link(&self) -> Option<&str> {
+        match self {
+            Attachment::Own(assignment) => Some(&assignment.host_link),
+            Attachment::Plugged(_) => None,
+        }
+    }
+
     /// Whether plug-ins make it.
     pub fn is_plugged(&self) -> bool {
         matches!(self, Attachment::Plugged(_))

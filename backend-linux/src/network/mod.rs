@@ -196,6 +196,14 @@ impl Network {
         self.kernel.with_links(move |links| delete_links(links, &prefix, |name| !kept.contains(name))).await
     }
 
+    /// The names of the containers' links that there are.
+    pub async fn links(&self) -> Result<HashSet<String>, Error> {
+        let prefix = self.prefix.clone();
+        let error = |source| Error::Netlink { what: "list the containers' links", source };
+        let found = self.kernel.with_links(move |links| link::list(links, &prefix).map_err(error)).await?;
+        Ok(found.into_iter().map(|link| link.name).collect())
+    }
+
     /// Removes all that a server of this tag ever set up: links, firewall tables, forwarding. Once more does no harm.
     pub async fn cleanup(tag: &str, state_dir: &Path) -> Result<(), Error> {
         check_tag(tag)?;

@@ -4,6 +4,7 @@
 //! it away, but does not go on with it.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr},
     os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -337,6 +338,14 @@ impl Networks {
             Kind::Own(network) => network.sweep(owned).await,
             // Plug-ins make nothing without a record.
             Kind::Plugged(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The names of the containers' links that there are, as far as they are ours.
+    pub async fn links(&self) -> Result<HashSet<String>, Error> {
+        match &self.kind {
+            Kind::Own(network) => network.links().await,
+            Kind::Plugged(_) => Ok(HashSet::new()),
         }
     }
 

@@ -93,6 +93,9 @@ pub enum Request {
         /// What of.
         path: String,
     },
+    /// Send the container's network namespace, and a route netlink socket opened in it, in one packet to the socket that
+    /// comes with this. Answered by `Done` or `Failed`.
+    OpenNetwork,
     /// End everything. Answered by `Done` when every process of the container is gone and reaped; the supervisor
     /// then exits.
     Shutdown,

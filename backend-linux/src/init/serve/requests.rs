@@ -19,6 +19,7 @@ use super::{BACKLOG, Job, Supervisor};
 use crate::{
     files,
     namespaces::Namespaces,
+    network,
     process::Process,
     start::{Container, fail},
 };
@@ -106,6 +107,9 @@ impl Supervisor {
             }
             Request::StreamOut { user, path } => {
                 self.job(connection, |container| files::stream_out(container, &user, &path, fds));
+            }
+            Request::OpenNetwork => {
+                self.job(connection, |container| network::open_network(container, fds));
             }
             Request::Shutdown => {
                 self.shutdown = Some(connection);
