@@ -19,11 +19,13 @@ use protocol::{
 };
 
 use crate::{
-    FakeOptions, Faults, Op, Programs, User, archive,
+    FakeOptions, Faults, Op, Programs, User,
+    addresses::Subnets,
+    archive,
     container::{Container, Phase, metrics_of_process},
     containers::Containers,
     files::Tree,
-    network::{Addresses, Pool},
+    network::Pool,
     process::{Counter, FakeProcess, Rings},
     run, spec,
     sync::lock,
@@ -41,7 +43,7 @@ struct Inner {
     users: Vec<User>,
     faults: Arc<Faults>,
     containers: Mutex<Containers>,
-    subnets: Arc<Pool>,
+    subnets: Subnets,
     ports: Arc<Pool>,
     handles: Counter,
     process_ids: Counter,
@@ -70,7 +72,7 @@ impl FakeBackend {
             users,
             faults: Arc::default(),
             containers: Mutex::default(),
-            subnets: Pool::new(0, options.network_pool_subnets),
+            subnets: Subnets::new(options.network_pool, options.network_pool_subnets),
             ports: Pool::new(options.port_pool_start.into(), options.port_pool_size.into()),
             handles: Counter::default(),
             process_ids: Counter::default(),
@@ -184,10 +186,7 @@ impl Inner {
     /// Makes the rest of a container whose handle is taken.
     async fn furnish(&self, container: &Container, spec: &ContainerSpec) -> Result<()> {
         self.faults.enter(Op::Create).await?;
-        container.set_addresses(match spec.network.as_str() {
-            "" => Addresses::from_pool(&self.subnets, self.options.network_pool)?,
-            network => Addresses::from_spec(network)?,
-        });
+        container.set_addresses(self.subnets.take(&spec.network)?);
         spec.net_in.iter().try_for_each(|ports| container.net_in(&self.ports, *ports).map(drop))
     }
 
@@ -408,7 +407,7 @@ impl Backend for FakeBackend {
     fn telemetry(&self) -> Vec<Sample> {
         telemetry::samples(&Counts {
             containers: lock(&self.0.containers).by_handle.values().cloned().collect(),
-            subnets: &self.0.subnets,
+            subnets: &self.0.subnets.pool,
             ports: &self.0.ports,
             oom_kills: self.0.oom_kills.load(Ordering::Relaxed),
             dropped_bytes: self.0.dropped_bytes.load(Ordering::Relaxed),

@@ -23,8 +23,9 @@ use protocol::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    addresses::Addresses,
     files::{Files, Tree},
-    network::{Addresses, Mapping, Pool},
+    network::{Mapping, Pool},
     process::{Apart, FakeProcess},
     sync::lock,
 };

@@ -1,8 +1,7 @@
-//! Addresses and host ports: pools of numbers, nothing else.
+//! Pools of numbers, and host ports.
 
 use std::{
     collections::BTreeSet,
-    net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
 
@@ -57,53 +56,6 @@ impl Drop for Lease {
     }
 }
 
-/// A container's two addresses.
-pub(crate) struct Addresses {
-    pub host: Ipv4Addr,
-    pub container: Ipv4Addr,
-    /// Held for its drop; none for a subnet that the client chose.
-    _subnet: Option<Lease>,
-}
-
-impl Addresses {
-    /// The next free /30 of the pool at `base`.
-    pub fn from_pool(pool: &Arc<Pool>, base: Ipv4Addr) -> Result<Addresses> {
-        let Some(subnet) = pool.take() else {
-            let message = format!("network: all {} subnets of the pool are in use", pool.size());
-            return Err(Error::Failed { message });
-        };
-        let network = u32::from(base) + subnet.number * 4;
-        let (host, container) = (Ipv4Addr::from(network + 1), Ipv4Addr::from(network + 2));
-        Ok(Addresses { host, container, _subnet: Some(subnet) })
-    }
-
-    /// What a spec's `network` names: `ADDRESS`, in a /30, or `ADDRESS/PREFIX`, where the subnet's own address
-    /// stands for "the first that containers can have".
-    pub fn from_spec(network: &str) -> Result<Addresses> {
-        let wrong = |reason: &str| Error::invalid("network", format!("{network:?} {reason}"));
-        let (address, prefix) = network.split_once('/').unwrap_or((network, "30"));
-        let address: Ipv4Addr = address.parse().map_err(|_| wrong("is not an IPv4 address or subnet"))?;
-        let prefix: u32 = prefix.parse().map_err(|_| wrong("has a prefix that is not a number"))?;
-        if !(1..=30).contains(&prefix) {
-            return Err(wrong("has a prefix that is not between 1 and 30"));
-        }
-        let mask = u32::MAX << (32 - prefix);
-        let subnet = u32::from(address) & mask;
-        let container = match u32::from(address) {
-            own if own == subnet && network.contains('/') => subnet + 2,
-            own if own == subnet => return Err(wrong("is the address of its subnet")),
-            own if own == subnet + 1 => return Err(wrong("is the address of its subnet's gateway")),
-            own if own == subnet | !mask => return Err(wrong("is the broadcast address of its subnet")),
-            own => own,
-        };
-        Ok(Addresses {
-            host: Ipv4Addr::from(subnet + 1),
-            container: Ipv4Addr::from(container),
-            _subnet: None,
-        })
-    }
-}
-
 /// A port of the host that leads to one of a container's.
 pub(crate) struct Mapping {
     pub container_port: u16,
@@ -154,16 +106,5 @@ mod tests {
         assert_eq!(ports.in_use(), 2);
         drop((first, outside));
         assert_eq!(map(0, 0).unwrap().0, 61001);
-    }
-
-    #[test]
-    fn a_chosen_network_cannot_be_one_of_the_special_addresses() {
-        let container = |network: &str| Addresses::from_spec(network).map(|a| a.container.to_string());
-        assert_eq!(container("10.1.2.0/24"), Ok("10.1.2.2".into()));
-        assert_eq!(container("10.1.2.9/24"), Ok("10.1.2.9".into()));
-        assert_eq!(container("10.1.2.6"), Ok("10.1.2.6".into()));
-        for wrong in ["10.1.2.1/24", "10.1.2.255/24", "10.1.2.0", "x", "10.1.2.3/31", "10.1.2.3/x"] {
-            assert!(container(wrong).is_err(), "{wrong}");
-        }
     }
 }
