@@ -81,7 +81,7 @@ pub(crate) async fn open(mut config: Config) -> Result<Host, Error> {
         tracing::warn!(?missing, "cgroup controllers that this server cannot have here: no such limits");
     }
     // Plug-ins may name some.
-    if cni.name().is_none() && config.network.dns.is_lacking(false) {
+    if cni.name().is_none() && config.network.dns.is_lacking(config.network.pool_ipv6.is_some()) {
         tracing::warn!("{NO_NAME_SERVER}");
     }
     let network =
@@ -216,7 +216,7 @@ pub fn check(config: &Config) -> Vec<(bool, String)> {
         lines.push(network::check_firewall(config.network.firewall));
     }
     // Containers run without, but the operator should hear of it here as at the start.
-    lines.push(match config.network.dns.is_lacking(false) {
+    lines.push(match config.network.dns.is_lacking(config.network.pool_ipv6.is_some()) {
         true => (true, NO_NAME_SERVER.to_owned()),
         false => (true, "name servers".to_owned()),
     });
