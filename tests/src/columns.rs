@@ -131,14 +131,17 @@ pub async fn over_http(backend: Arc<dyn Backend>, traits: Traits, closing: Closi
     World::new(Arc::new(client), Traits { over_http: true, ..traits }, Box::pin(closing))
 }
 
-/// Makes a `#[test]` of each behaviour, in a module for each theme, that calls `run` of the file it is used in.
+/// Makes a `#[test]` of each behaviour, in a module for each theme, that calls `run` of the file it is used in with the
+/// theme's name and the behaviour.
 #[macro_export]
 macro_rules! tests_of {
     ($($theme:ident { $($name:ident,)* })*) => {
         $(mod $theme {
             $(#[test]
             fn $name() {
-                super::run(|world| Box::pin(tests::behaviours::$theme::$name(world)));
+                super::run(stringify!($theme), |world| {
+                    Box::pin(tests::behaviours::$theme::$name(world))
+                });
             })*
         })*
     };

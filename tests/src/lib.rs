@@ -10,6 +10,7 @@
 //! - [`system_calls`]: a program that makes any system call, for processes to execute.
 //! - [`attack`]: attempts to break out of a container.
 //! - [`patience`]: how long they wait.
+//! - [`neighbour`]: a host of a test's own, and another one behind its uplink.
 //! - [`netns`]: hosts with a network of their own; [`cni`]: such hosts with plug-ins.
 //! - [`host`]: a picture of the whole host, to be compared before and after.
 
@@ -26,6 +27,7 @@ pub mod fuzz;
 pub mod host;
 pub mod killable;
 pub mod linux;
+pub mod neighbour;
 pub mod netns;
 pub mod patience;
 pub mod raw;

@@ -14,12 +14,13 @@ use std::{
     time::Duration,
 };
 
-use backend_linux::{Config, LinuxBackend};
+use backend_linux::{Config, FirewallKind, LinuxBackend};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    columns::{MAX_CONTAINERS, Skip, linux_traits, over_http},
+    columns::{Behaviour, MAX_CONTAINERS, Skip, check, linux_traits, over_http},
+    neighbour::{FAR_NETWORK, FAR_NETWORK_IPV6, HOST, NEIGHBOUR, Neighbour, on_own_host},
     patience::patience,
     world::{Closing, World},
 };
@@ -98,23 +99,84 @@ pub async fn linux() -> Result<World, Skip> {
 
 /// The same with settings of its own.
 pub async fn linux_with(change: impl FnOnce(&mut Config)) -> Result<World, Skip> {
-    let (backend, closing) = open(change).await?;
-    Ok(World::new(backend, linux_traits(), closing))
+    open_over(Slot::claim(), Wire::None, change).await
 }
 
-/// The Linux backend behind this project's server, through its client.
-pub async fn linux_over_http() -> Result<World, Skip> {
-    let (backend, closing) = open(|_| ()).await?;
-    Ok(over_http(backend, linux_traits(), closing).await)
+/// What is between a behaviour and the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// Nothing.
+    None,
+    /// This project's client and server.
+    Http,
 }
 
-async fn open(change: impl FnOnce(&mut Config)) -> Result<(std::sync::Arc<LinuxBackend>, Closing), Skip> {
+/// Runs one behaviour on the Linux backend with settings of its own: where its theme is the network, on a host of its
+/// own with a neighbour, and with what operators set that the theme is about.
+pub fn check_on_linux(theme: &'static str, wire: Wire, change: fn(&mut Config), behaviour: Behaviour) {
+    if !theme.starts_with("network") || !is_root() {
+        return check(open_over(Slot::claim(), wire, change), behaviour);
+    }
+    // Before: what is taken by name in a network namespace is free in another.
+    let slot = Slot::claim();
+    let open = async move {
+        let neighbour = Neighbour::of_this_host();
+        let names = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(&names, format!("search internal\nnameserver 127.0.0.53\nnameserver {NEIGHBOUR}\n"))
+            .expect("write resolv.conf");
+        let resolv_conf = names.path().to_owned();
+        let world = open_over(slot, wire, move |config| {
+            config.network.dns.resolv_conf = resolv_conf;
+            of_theme(theme, config);
+            change(config);
+        });
+        Ok(world.await?.with_neighbour(neighbour, names))
+    };
+    on_own_host(move || check(open, behaviour));
+}
+
+/// What an operator sets.
+fn of_theme(theme: &str, config: &mut Config) {
+    let network = &mut config.network;
+    match theme {
+        "network_rules" => {
+            let host = format!("{HOST}/32");
+            network.denied = [FAR_NETWORK, &host].map(|text| text.parse().expect("a network")).to_vec();
+        }
+        "network_ipv6" => {
+            // Each world has a host of its own: they can have the same addresses.
+            network.pool_ipv6 = Some("fd67:7264:77::/112".parse().expect("a network"));
+            network.denied = vec![FAR_NETWORK_IPV6.parse().expect("a network")];
+        }
+        "network_open" => network.allow_host_access = true,
+        "network_names" => {
+            network.dns.additional_hosts = vec!["192.0.2.8 db.internal db".parse().expect("an entry")];
+        }
+        "network_load" => network.container_metrics = true,
+        _ => {}
+    }
+}
+
+async fn open_over(slot: Slot, wire: Wire, change: impl FnOnce(&mut Config)) -> Result<World, Skip> {
+    let (backend, closing) = open(slot, change).await?;
+    Ok(match wire {
+        Wire::None => World::new(backend, linux_traits(), closing),
+        Wire::Http => over_http(backend, linux_traits(), closing).await,
+    })
+}
+
+fn is_root() -> bool {
     // The owner of a process's own directory is its effective user.
-    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("/proc"));
-    if owner != 0 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("/proc")) == 0
+}
+
+async fn open(
+    slot: Slot,
+    change: impl FnOnce(&mut Config),
+) -> Result<(std::sync::Arc<LinuxBackend>, Closing), Skip> {
+    if !is_root() {
         return Err("only root can make containers".into());
     }
-    let slot = Slot::claim();
     let prefix = format!("garden-{}-", slot.tag());
     let directory = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a directory");
     let mut config = slot.config(directory.path());
@@ -173,7 +235,7 @@ fn left_by_containers(config: &Config, prepared: usize) -> Vec<String> {
     let containers = names_in(&config.depot.join("containers"));
     found.extend(containers.iter().map(|name| format!("depot entry {name}")));
     let link_prefix = format!("g{}-", config.tag);
-    let mut links = names_in(Path::new("/sys/class/net"));
+    let mut links = links();
     links.retain(|name| name.starts_with(&link_prefix));
     found.extend(links.iter().skip(prepared).map(|name| format!("link {name}")));
     let base = format!("garden-{}", config.tag);
@@ -193,13 +255,13 @@ fn left_by_all(config: &Config, directory: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let directory = directory.display().to_string();
     found.extend(mounts.lines().filter(|line| line.contains(&directory)).map(|line| format!("mount {line}")));
-    match Command::new("nft").args(["list", "tables"]).output() {
-        Ok(output) => {
-            let tables = String::from_utf8_lossy(&output.stdout).into_owned();
-            let ours = tables.lines().filter(|line| line.split(' ').any(|word| word == base));
-            found.extend(ours.map(|line| format!("firewall {line}")));
-        }
-        Err(error) => found.push(format!("(cannot run nft to look at its tables: {error})")),
+    let of_us = |line: &str| line.split(' ').any(|word| word == base);
+    found.extend(printed("nft", &["list", "tables"], of_us));
+    if config.network.firewall == FirewallKind::Iptables {
+        let link = format!("g{}-", config.tag);
+        let names_us = |line: &str| line.contains(&base) || line.contains(&link);
+        found.extend(printed("iptables-save", &[], names_us));
+        found.extend(printed("ip6tables-save", &[], names_us));
     }
     for program in ["iptables-save", "ip6tables-save"] {
         // Where there is no such program, the server could not have used it either.
@@ -210,6 +272,23 @@ fn left_by_all(config: &Config, directory: &Path) -> Vec<String> {
         );
     }
     found
+}
+
+/// The lines that a tool of the firewall prints of us.
+fn printed(program: &str, arguments: &[&str], of_us: impl Fn(&str) -> bool) -> Vec<String> {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            text.lines().filter(|line| of_us(line)).map(|line| format!("firewall {line}")).collect()
+        }
+        Err(error) => vec![format!("(cannot run {program} to look at the firewall: {error})")],
+    }
+}
+
+/// Of the network namespace that the calling thread is in, which `/sys` may not show.
+fn links() -> Vec<String> {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
 
 fn names_in(directory: &Path) -> Vec<String> {

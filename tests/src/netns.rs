@@ -60,10 +60,14 @@ impl Namespace {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// What other programs know it by.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.descriptor.as_raw_fd())
+    }
+
     /// What starts another program in the namespace.
     pub fn wrapper(&self) -> [String; 3] {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.descriptor.as_raw_fd());
-        ["nsenter".to_owned(), format!("--net={path}"), "--".to_owned()]
+        ["nsenter".to_owned(), format!("--net={}", self.path()), "--".to_owned()]
     }
 
     /// Connects, and reads to the end.

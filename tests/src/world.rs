@@ -10,8 +10,12 @@ use std::{
 
 use futures_util::future::{BoxFuture, try_join3};
 use protocol::{Backend, ContainerSpec, Error, FilesQuery, Process, ProcessSpec, Properties, Result};
+use tempfile::NamedTempFile;
 
-use crate::files::{self, Unpacked};
+use crate::{
+    files::{self, Unpacked},
+    neighbour::Neighbour,
+};
 
 /// A user of the containers besides root.
 #[derive(Debug, Clone)]
@@ -46,6 +50,8 @@ pub type Closing = BoxFuture<'static, Result<(), String>>;
 pub struct World {
     backend: Arc<dyn Backend>,
     traits: Traits,
+    /// The host behind that of the backend, and the name servers of that one.
+    neighbour: Option<(Neighbour, NamedTempFile)>,
     prefix: String,
     handles: AtomicU64,
     /// In a lock because a future is not `Sync`.
@@ -76,7 +82,24 @@ impl World {
         static WORLDS: AtomicU64 = AtomicU64::new(0);
         // Ends in a hyphen: no world's prefix is the beginning of another's.
         let prefix = format!("conf-{}-{}-", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
-        World { backend, traits, prefix, handles: AtomicU64::new(0), closing: Mutex::new(closing) }
+        World {
+            backend,
+            traits,
+            neighbour: None,
+            prefix,
+            handles: AtomicU64::new(0),
+            closing: Mutex::new(closing),
+        }
+    }
+
+    /// The same with another host behind that of the backend, and the backend's `resolv.conf`.
+    pub fn with_neighbour(self, neighbour: Neighbour, resolv_conf: NamedTempFile) -> World {
+        World { neighbour: Some((neighbour, resolv_conf)), ..self }
+    }
+
+    /// The other host, where there is one: the backend's is the one that the calling thread is on.
+    pub fn neighbour(&self) -> Option<&Neighbour> {
+        self.neighbour.as_ref().map(|(neighbour, _)| neighbour)
     }
 
     /// The backend under test.

@@ -7,7 +7,7 @@ use tests::{
     tests_of,
 };
 
-fn run(behaviour: Behaviour) {
+fn run(_theme: &str, behaviour: Behaviour) {
     check(server_at_address(), behaviour);
 }
 

@@ -5,7 +5,7 @@ use tests::{
     tests_of,
 };
 
-fn run(behaviour: Behaviour) {
+fn run(_theme: &str, behaviour: Behaviour) {
     check_paused(fake(), behaviour);
 }
 

@@ -5,7 +5,7 @@ use tests::{
     tests_of,
 };
 
-fn run(behaviour: Behaviour) {
+fn run(_theme: &str, behaviour: Behaviour) {
     check(fake_over_http(), behaviour);
 }
 

@@ -1,13 +1,13 @@
 //! Every behaviour on the Linux backend, in process. Needs root.
 
 use tests::{
-    columns::{Behaviour, check},
-    linux::linux,
+    columns::Behaviour,
+    linux::{Wire, check_on_linux},
     tests_of,
 };
 
-fn run(behaviour: Behaviour) {
-    check(linux(), behaviour);
+fn run(theme: &'static str, behaviour: Behaviour) {
+    check_on_linux(theme, Wire::None, |_| (), behaviour);
 }
 
 tests::for_each_behaviour!(tests_of);

@@ -1,13 +1,13 @@
 //! Every behaviour on the Linux backend behind the server, through the client. Needs root.
 
 use tests::{
-    columns::{Behaviour, check},
-    linux::linux_over_http,
+    columns::Behaviour,
+    linux::{Wire, check_on_linux},
     tests_of,
 };
 
-fn run(behaviour: Behaviour) {
-    check(linux_over_http(), behaviour);
+fn run(theme: &'static str, behaviour: Behaviour) {
+    check_on_linux(theme, Wire::Http, |_| (), behaviour);
 }
 
 tests::for_each_behaviour!(tests_of);

@@ -12,6 +12,14 @@ pub mod kernel;
 pub mod lifecycle;
 pub mod limits;
 pub mod network;
+pub mod network_apart;
+pub mod network_ipv6;
+pub mod network_load;
+pub mod network_names;
+pub mod network_open;
+pub mod network_ports;
+pub mod network_rules;
+mod packets;
 pub mod processes;
 pub mod properties;
 pub mod streams;
@@ -20,7 +28,7 @@ pub mod streams;
 #[macro_export]
 macro_rules! for_each_behaviour {
     ($column:ident) => {
-        $column! {
+        $crate::for_each_network_behaviour! { $column
             lifecycle {
                 ping_answers,
                 capacity_tells_what_there_is,
@@ -156,6 +164,24 @@ macro_rules! for_each_behaviour {
                 bulk_metrics_tell_of_unknown_handles,
                 bulk_info_tells_of_unknown_handles,
             }
+            extra_processes {
+                a_limit_of_its_own_holds_it_alone,
+                the_containers_limit_holds_those_without_their_own,
+                bulk_metrics_have_it_under_its_id,
+            }
+            errors {
+                every_operation_names_an_unknown_handle,
+            }
+        }
+    };
+}
+
+/// The same of the themes that are about the network, behind those that are given.
+#[macro_export]
+macro_rules! for_each_network_behaviour {
+    ($column:ident $($others:tt)*) => {
+        $column! {
+            $($others)*
             network {
                 a_port_comes_from_the_pool,
                 ports_given_are_kept,
@@ -166,14 +192,58 @@ macro_rules! for_each_behaviour {
                 addresses_differ,
                 outbound_rules_are_taken,
                 a_mapped_port_leads_into_the_container,
+                each_container_has_a_subnet_of_four_addresses,
+                a_spec_names_a_subnet_or_an_address,
+                addresses_that_no_container_can_have_are_refused,
+                subnets_that_overlap_are_refused,
+                an_address_comes_back,
+                links_are_as_wide_as_the_hosts_uplink,
             }
-            extra_processes {
-                a_limit_of_its_own_holds_it_alone,
-                the_containers_limit_holds_those_without_their_own,
-                bulk_metrics_have_it_under_its_id,
+            network_apart {
+                containers_of_other_subnets_are_out_of_reach,
+                containers_that_share_a_subnet_reach_each_other,
+                the_host_is_out_of_reach,
+                link_local_addresses_lead_nowhere,
+                a_packet_needs_the_address_of_its_container,
             }
-            errors {
-                every_operation_names_an_unknown_handle,
+            network_open {
+                the_host_is_within_reach,
+                other_containers_are_out_of_reach_all_the_same,
+            }
+            network_ipv6 {
+                each_container_has_an_address_of_its_own,
+                the_world_is_within_reach,
+                others_are_out_of_reach,
+                rules_open_holes_in_denied_networks,
+            }
+            network_load {
+                http_and_websockets_go_through_a_published_port,
+                traffic_is_counted_by_container,
+            }
+            network_rules {
+                the_world_is_within_reach,
+                denied_networks_are_out_of_reach,
+                a_rule_opens_a_hole,
+                a_rule_is_of_its_protocol,
+                a_rule_is_of_its_networks_and_ports,
+                a_rule_is_of_its_icmp_type,
+                a_rule_opens_nothing_but_denied_networks,
+                a_published_port_is_reached_by_the_rules_for_the_hosts_address,
+                rules_can_be_replaced_as_a_whole,
+                a_connection_outlives_its_rule,
+                many_rules_come_in_one_call,
+                rules_that_make_no_sense_are_refused,
+                rules_go_with_their_container,
+            }
+            network_ports {
+                a_published_port_is_within_everybodys_reach,
+                containers_reach_their_own_and_anothers_published_port,
+                a_port_goes_with_its_container,
+                the_hosts_loopback_is_closed_to_others,
+            }
+            network_names {
+                containers_ask_the_hosts_name_servers,
+                hosts_are_known_by_name,
             }
         }
     };
@@ -201,6 +271,13 @@ mod tests {
         ("lifecycle", include_str!("lifecycle.rs")),
         ("limits", include_str!("limits.rs")),
         ("network", include_str!("network.rs")),
+        ("network_apart", include_str!("network_apart.rs")),
+        ("network_ipv6", include_str!("network_ipv6.rs")),
+        ("network_load", include_str!("network_load.rs")),
+        ("network_names", include_str!("network_names.rs")),
+        ("network_open", include_str!("network_open.rs")),
+        ("network_ports", include_str!("network_ports.rs")),
+        ("network_rules", include_str!("network_rules.rs")),
         ("processes", include_str!("processes.rs")),
         ("properties", include_str!("properties.rs")),
         ("streams", include_str!("streams.rs")),

@@ -1,18 +1,22 @@
 //! Addresses and ports.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::StreamExt;
 use protocol::{IpRange, NetIn, NetOutProtocol, NetOutRule, PortMapping, PortRange};
 use tokio::io::AsyncReadExt;
 
-use crate::world::World;
+use crate::{
+    behaviours::packets::NO_NEIGHBOUR,
+    neighbour::UPLINK_MTU,
+    world::{World, assert_fails_with},
+};
 
-async fn mapped(world: &World, handle: &str) -> Vec<PortMapping> {
+pub(super) async fn mapped(world: &World, handle: &str) -> Vec<PortMapping> {
     world.backend().info(handle).await.expect("info").into_value().mapped_ports.unwrap_or_default()
 }
 
-async fn map(world: &World, handle: &str, host_port: u16, container_port: u16) -> NetIn {
+pub(super) async fn map(world: &World, handle: &str, host_port: u16, container_port: u16) -> NetIn {
     world.backend().net_in(handle, NetIn { host_port, container_port }).await.expect("map a port")
 }
 
@@ -159,4 +163,96 @@ pub async fn a_mapped_port_leads_into_the_container(world: &World) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
     assert_eq!(answer, "pong\n");
+}
+
+/// The host has the first address of it, the container the second.
+pub async fn each_container_has_a_subnet_of_four_addresses(world: &World) {
+    for _ in 0..2 {
+        let (host, container) = addresses(world, &world.create().await).await;
+        assert_eq!((host % 4, container), (1, host + 1));
+    }
+}
+
+/// The host's end and the container's, as numbers.
+async fn addresses(world: &World, handle: &str) -> (u32, u32) {
+    let info = world.backend().info(handle).await.expect("info").into_value();
+    let number = |text: &str| u32::from(text.parse::<Ipv4Addr>().expect("an address"));
+    (number(&info.host_ip), number(&info.container_ip))
+}
+
+/// Others may use these of a backend that is not ours alone.
+const NOT_OURS: &str = "the backend is others' too, who may have these subnets";
+
+async fn at(world: &World, network: &str) -> protocol::Result<String> {
+    let mut spec = world.spec();
+    spec.network = network.into();
+    world.backend().create(spec).await
+}
+
+async fn assert_at(world: &World, network: &str, host: [u8; 4], container: [u8; 4]) {
+    let handle = at(world, network).await.expect(network);
+    let wanted = (u32::from_be_bytes(host), u32::from_be_bytes(container));
+    assert_eq!(addresses(world, &handle).await, wanted, "{network}");
+}
+
+/// A subnet, whose next free address is the container's, or an address with the subnet that it is in.
+pub async fn a_spec_names_a_subnet_or_an_address(world: &World) {
+    if !world.traits().exclusive {
+        return world.skip(NOT_OURS);
+    }
+    assert_at(world, "10.78.1.0/24", [10, 78, 1, 1], [10, 78, 1, 2]).await;
+    assert_at(world, "10.78.1.0/24", [10, 78, 1, 1], [10, 78, 1, 3]).await;
+    assert_at(world, "10.78.1.77/24", [10, 78, 1, 1], [10, 78, 1, 77]).await;
+    assert_at(world, "10.78.2.0/30", [10, 78, 2, 1], [10, 78, 2, 2]).await;
+    assert_at(world, "10.78.2.6", [10, 78, 2, 5], [10, 78, 2, 6]).await;
+}
+
+/// The subnet's own address, its gateway's and the one for all; and what another container has.
+pub async fn addresses_that_no_container_can_have_are_refused(world: &World) {
+    if !world.traits().exclusive {
+        return world.skip(NOT_OURS);
+    }
+    at(world, "10.78.3.9/24").await.expect("a free address");
+    for taken in ["10.78.3.1/24", "10.78.3.255/24", "10.78.3.9/24", "10.78.4.5", "10.78.4.7", "10.78.4.4"] {
+        assert_fails_with(at(world, taken).await, "network");
+    }
+    assert_eq!(world.all_handles().await.len(), 1);
+}
+
+/// Of the pool, and of another container that is not the same.
+pub async fn subnets_that_overlap_are_refused(world: &World) {
+    if !world.traits().exclusive {
+        return world.skip(NOT_OURS);
+    }
+    let (of_pool, _) = addresses(world, &world.create().await).await;
+    let of_pool = Ipv4Addr::from(of_pool & !3);
+    at(world, "10.78.5.0/24").await.expect("a subnet");
+    for overlapping in
+        [format!("{of_pool}/30"), format!("{of_pool}/24"), "10.78.5.128/25".into(), "10.78.4.0/23".into()]
+    {
+        let error = at(world, &overlapping).await.expect_err(&overlapping).to_string();
+        assert!(error.contains("network") && error.contains("overlaps"), "{overlapping}: {error}");
+    }
+    at(world, "10.78.5.0/24").await.expect("an equal one is shared");
+}
+
+/// With the container.
+pub async fn an_address_comes_back(world: &World) {
+    if !world.traits().exclusive {
+        return world.skip(NOT_OURS);
+    }
+    for _ in 0..3 {
+        let handle = at(world, "10.78.6.6").await.expect("a free address");
+        assert_fails_with(at(world, "10.78.6.6").await, "in use");
+        world.backend().destroy(&handle).await.expect("destroy");
+    }
+}
+
+/// No packet is larger than those that the host sends.
+pub async fn links_are_as_wide_as_the_hosts_uplink(world: &World) {
+    if world.neighbour().is_none() {
+        return world.skip(NO_NEIGHBOUR);
+    }
+    let mtu = world.run_to_end(&world.create().await, &["cat", "/sys/class/net/eth0/mtu"]).await;
+    assert_eq!(mtu.text().trim(), UPLINK_MTU.to_string());
 }

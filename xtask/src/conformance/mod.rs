@@ -41,6 +41,12 @@ const IN_PROCESS: &[(&str, &str, bool, &str)] = &[
         true,
         "the same behind `garden-server`, through `garden-client`",
     ),
+    (
+        "iptables",
+        "conformance_linux_iptables",
+        true,
+        "\"linux\" with the firewall of iptables instead of nftables: the behaviours of the network",
+    ),
 ];
 
 /// A column with a server of its own: name, backend, whether it is reached over TCP and with Garden's classic streams,

@@ -28,6 +28,10 @@ const NOT_THERE: &[(&str, &str)] = &[
 /// Those that the test command leaves to `cargo xtask vm` where everything is emulated, since they take minutes there and
 /// are the least about the kernel.
 const LONG: &[(&str, &str)] = &[
+    (
+        "conformance_linux_iptables",
+        "it is the network's part of conformance_linux_http with the other firewall",
+    ),
     ("conformance_linux_ids", "it is conformance_linux_http with ranges of ids, which have the program ids"),
     ("descriptors", "it opens thousands of streams"),
     ("prepared", "it starts and kills servers"),

@@ -33,7 +33,7 @@ pub fn lay_out(programs: &[&str]) -> Result<(PathBuf, Vec<String>), String> {
         strip(&file, &tests.join(&name))?;
         names.push(name);
     }
-    for binary in ["garden-server", "garden-init", "garden", "attack"] {
+    for binary in ["garden-server", "garden-init", "garden", "attack", "web"] {
         strip(&build::binary(Profile::Debug, binary)?, &stage.join(binary))?;
     }
     if programs.is_empty() || programs.contains(&DEMO) {
