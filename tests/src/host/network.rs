@@ -54,7 +54,30 @@ pub(super) fn policies() -> Vec<String> {
 
 /// Every rule with its table and chain, without counters.
 pub(super) fn nftables() -> Vec<String> {
-    with_headings(&output("nft", &["--stateless", "list", "ruleset"]))
+    let mut lines = with_headings(&output("nft", &["--stateless", "list", "ruleset"]));
+    lines.retain(|line| !is_empty_iptables(line));
+    lines
+}
+
+/// The chains that the programs of iptables make when they are first used, and never remove: they do nothing.
+fn is_empty_iptables(line: &str) -> bool {
+    const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
+    let parts: Vec<&str> = line.split(" / ").collect();
+    let table = parts[0].strip_prefix("table ip6 ").or_else(|| parts[0].strip_prefix("table ip "));
+    let is_base_chain = |name: &str| name.strip_prefix("chain ").is_some_and(is_built_in);
+    table.is_some_and(|table| TABLES.contains(&table))
+        && match parts[1..] {
+            [] => true,
+            [chain] => is_base_chain(chain),
+            [chain, hook] => {
+                is_base_chain(chain) && hook.starts_with("type ") && hook.ends_with("policy accept;")
+            }
+            _ => false,
+        }
+}
+
+fn is_built_in(chain: &str) -> bool {
+    ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain)
 }
 
 /// Puts before each line those that it is nested in.
@@ -84,6 +107,13 @@ pub(super) fn iptables() -> Vec<String> {
                 table = name.to_owned();
             } else if !line.starts_with('#') && line != "COMMIT" {
                 let rule = line.split(" [").next().unwrap_or_default();
+                if rule
+                    .strip_prefix(':')
+                    .and_then(|rule| rule.strip_suffix(" ACCEPT"))
+                    .is_some_and(is_built_in)
+                {
+                    continue;
+                }
                 rules.push(format!("{program} {table} {rule}"));
             }
         }
@@ -94,6 +124,20 @@ pub(super) fn iptables() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn empty_chains_of_iptables_are_none_and_what_is_in_them_is_something() {
+        let hook = "type filter hook forward priority filter; policy";
+        for line in ["", " / chain FORWARD", &format!(" / chain FORWARD / {hook} accept;")] {
+            assert!(is_empty_iptables(&format!("table ip filter{line}")), "{line}");
+            assert!(!is_empty_iptables(&format!("table ip garden{line}")), "{line}");
+        }
+        for line in
+            [" / chain DOCKER", " / chain FORWARD / drop", &format!(" / chain FORWARD / {hook} drop;")]
+        {
+            assert!(!is_empty_iptables(&format!("table ip filter{line}")), "{line}");
+        }
+    }
 
     #[test]
     fn each_rule_says_where_it_is() {
