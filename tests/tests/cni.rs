@@ -96,6 +96,31 @@ async fn ports_are_published_by_a_new_server_and_closed_by_clean_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_and_a_bandwidth_are_passed_on_to_plugins_that_take_them() {
+    let chain = |directory: &std::path::Path| {
+        let mut bridge = bridge(directory);
+        bridge["capabilities"] = json!({"ips": true});
+        json!([bridge, {"type": "bandwidth", "capabilities": {"bandwidth": true}}])
+    };
+    let Some((host, mut server)) = Host::new(chain) else { return };
+    let client = server.start(None).await;
+    let mut asked = ContainerSpec { network: "10.88.0.77/24".into(), privileged: true, ..spec("asked") };
+    asked.limits.bandwidth.rate_bytes_per_second = 1_000_000;
+    client.create(asked.clone()).await.expect("create");
+    assert_eq!(client.info("asked").await.expect("info").container_ip, "10.88.0.77");
+    assert_eq!(client.bandwidth_limits("asked").await.expect("limits"), asked.limits.bandwidth);
+    let queues = || host.namespace.command(&["tc", "qdisc", "show"]);
+    assert_eq!(queues().matches("rate 8Mbit").count(), 2, "one for each direction: {}", queues());
+
+    let error =
+        client.create(ContainerSpec { handle: "other".into(), ..asked }).await.unwrap_err().to_string();
+    assert!(error.contains("10.88.0.77"), "{error}");
+    client.destroy("asked").await.expect("destroy");
+    assert!(!queues().contains("tbf"), "{}", queues());
+    host.close(server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_plugins_cannot_be_told_is_refused() {
     let Some((host, mut server)) = Host::new(|directory| json!([bridge(directory)])) else { return };
     let client = server.start(None).await;
