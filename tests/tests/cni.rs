@@ -112,6 +112,10 @@ async fn an_address_and_a_bandwidth_are_passed_on_to_plugins_that_take_them() {
     let queues = || host.namespace.command(&["tc", "qdisc", "show"]);
     assert_eq!(queues().matches("rate 8Mbit").count(), 2, "one for each direction: {}", queues());
 
+    let mut silly = ContainerSpec { handle: "silly".into(), ..asked.clone() };
+    silly.limits.bandwidth.burst_bytes = 100;
+    let error = client.create(silly).await.unwrap_err().to_string();
+    assert!(error.contains("limits.bandwidth_limits.burst"), "{error}");
     let error =
         client.create(ContainerSpec { handle: "other".into(), ..asked }).await.unwrap_err().to_string();
     assert!(error.contains("10.88.0.77"), "{error}");
@@ -131,7 +135,7 @@ async fn what_plugins_cannot_be_told_is_refused() {
         (ContainerSpec { net_out: vec![rule.clone()], ..spec("refused") }, "netout"),
         (ContainerSpec { net_in: vec![port(80)], ..spec("refused") }, "portMappings"),
         (ContainerSpec { network: "10.88.0.9/24".into(), ..spec("refused") }, "\"ips\""),
-        (limited, "bandwidth"),
+        (limited, "\"bandwidth\""),
     ];
     for (spec, named) in refused {
         let error = client.create(spec).await.unwrap_err().to_string();

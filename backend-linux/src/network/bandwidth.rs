@@ -56,7 +56,7 @@ impl Bucket {
             let reason = format!("{burst} bytes are not between one packet, {packet}, and {BURST_MAX_BYTES}");
             return invalid("limits.bandwidth_limits.burst", reason);
         }
-        let burst = if burst > 0 { burst } else { BURST_DEFAULT_BYTES.max(rate / QUEUES_PER_SECOND) };
+        let burst = if burst > 0 { burst } else { default_burst_bytes(rate) };
         let queue = QUEUE_MIN_BYTES.max(rate / QUEUES_PER_SECOND);
         let bounded = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
         Ok(Some(Bucket {
@@ -98,14 +98,24 @@ impl Bucket {
     }
 }
 
+/// Whether a link with that MTU can have these limits. An error names the field of a spec.
+pub fn check(limits: BandwidthLimits, mtu: u32) -> protocol::Result<()> {
+    match Bucket::new(limits, mtu) {
+        Ok(_) => Ok(()),
+        Err(PoolError::Invalid { field, reason }) => Err(protocol::Error::Invalid { field, reason }),
+        Err(error) => Err(protocol::Error::failed(&error)),
+    }
+}
+
+/// How much goes at once where the spec leaves it open.
+pub fn default_burst_bytes(rate_bytes_per_second: u64) -> u64 {
+    BURST_DEFAULT_BYTES.max(rate_bytes_per_second / QUEUES_PER_SECOND)
+}
+
 impl Network {
     /// Whether containers can have these limits. An error names the field of a spec.
     pub fn check_bandwidth(&self, limits: BandwidthLimits) -> protocol::Result<()> {
-        match Bucket::new(limits, self.mtu) {
-            Ok(_) => Ok(()),
-            Err(PoolError::Invalid { field, reason }) => Err(protocol::Error::Invalid { field, reason }),
-            Err(error) => Err(protocol::Error::failed(&error)),
-        }
+        check(limits, self.mtu)
     }
 
     /// Limits both directions of a container's link. `socket` is as [`attach`](Network::attach) has it. Once more does

@@ -13,7 +13,7 @@ use std::{
 use protocol::{BandwidthLimits, ContainerSpec, NetIn, NetOutRule};
 
 use super::{
-    Attachment, Error, Lease, Member, Network, Usage,
+    Attachment, Error, Lease, MTU_MAX, Member, Network, Usage, bandwidth,
     cni::{Capability, NetworkList, Plugins, Wishes, check_directories},
     egress,
     plugged::{self, PluggedNetwork},
@@ -102,7 +102,7 @@ impl Networks {
         Ok(Networks { kind, external_ip, plugins, tag: tag.to_owned(), state_dir: state_dir.to_owned() })
     }
 
-    /// Refuses what plug-ins cannot be told.
+    /// Refuses what links cannot have, or plug-ins cannot be told.
     pub fn check_supported(&self, spec: &ContainerSpec) -> protocol::Result<()> {
         let network = match &self.kind {
             Kind::Own(network) => return network.check_bandwidth(spec.limits.bandwidth),
@@ -113,7 +113,8 @@ impl Networks {
             let reason = Capability::Bandwidth.is_lacking();
             return Err(protocol::Error::invalid("limits.bandwidth_limits", reason));
         }
-        Ok(())
+        // What their links' MTU is, plug-ins do not say: hardly more than is usual.
+        bandwidth::check(spec.limits.bandwidth, MTU_MAX)
     }
 
     /// Refuses rules where they would have no effect.

@@ -28,6 +28,7 @@ const NOT_THERE: &[(&str, &str)] = &[
 /// Those that the test command leaves to `cargo xtask vm` where everything is emulated, since they take minutes there and
 /// are the least about the kernel.
 const LONG: &[(&str, &str)] = &[
+    ("cni_faults", "it starts and kills servers"),
     (
         "conformance_linux_iptables",
         "it is the network's part of conformance_linux_http with the other firewall",
