@@ -92,6 +92,9 @@ pub enum Error {
     /// A program of iptables did not do its work.
     #[error(transparent)]
     Tool(#[from] ToolError),
+    /// Another change had just failed for a reason that has nothing to do with it.
+    #[error("not tried, since the change before it failed for want of the firewall itself")]
+    NotTried,
     /// Whichever would do was wanted, and none does.
     #[error("neither nftables ({nftables}) nor iptables can be used")]
     Neither {
@@ -101,6 +104,14 @@ pub enum Error {
         #[source]
         iptables: Box<Error>,
     },
+}
+
+impl Error {
+    /// Whether any other change would fail now, too, and take its time.
+    fn is_of_any_change(&self) -> bool {
+        let Error::Tool(error) = self else { return false };
+        matches!(error, ToolError::Missing { .. } | ToolError::Locked { .. } | ToolError::Hung { .. })
+    }
 }
 
 /// One server's tables or chains on this host. Calls wait for the kernel, or for a program.

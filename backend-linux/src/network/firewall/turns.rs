@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
 
-use super::{Change, Firewall};
+use super::{Change, Error as FirewallError, Firewall};
 use crate::network::Error;
 
 /// The firewall and what waits for it; clones share both.
@@ -76,7 +76,8 @@ impl Turns {
     }
 }
 
-/// Makes them all at once; where that fails, one by one, so that each hears of its own error only.
+/// Makes them all at once; where that fails, one by one, so that each hears of its own error only. Where no change can be
+/// made, they do not all wait for that one after the other.
 fn commit(firewall: &mut dyn Firewall, waiting: Vec<Waiting>) {
     let mut changes = Vec::with_capacity(waiting.len());
     let mut prepared = Vec::with_capacity(waiting.len());
@@ -93,10 +94,18 @@ fn commit(firewall: &mut dyn Firewall, waiting: Vec<Waiting>) {
     if changes.is_empty() {
         return;
     }
-    let all_made = changes.len() > 1 && firewall.apply(&changes).is_ok();
+    let mut together = (changes.len() > 1).then(|| firewall.apply(&changes));
+    let all_made = matches!(together, Some(Ok(())));
+    let mut hopeless = false;
     for (change, (finish, answer)) in changes.iter().zip(prepared) {
         let link = &change.assignment().host_link;
-        let made = if all_made { Ok(()) } else { firewall.apply(std::slice::from_ref(change)) };
+        let made = match together.take() {
+            _ if all_made => Ok(()),
+            _ if hopeless => Err(FirewallError::NotTried),
+            Some(Err(error)) if error.is_of_any_change() => Err(error),
+            _ => firewall.apply(std::slice::from_ref(change)),
+        };
+        hopeless |= made.as_ref().is_err_and(FirewallError::is_of_any_change);
         if made.is_ok() {
             finish();
         }
@@ -115,11 +124,11 @@ mod tests {
     use super::*;
     use crate::network::{
         Assignment, Subnet,
-        firewall::{Error as FirewallError, Member, Policy},
+        firewall::{Member, Policy, ToolError},
         netlink,
     };
 
-    /// Counts its commits, and refuses those with a change for a link of this name.
+    /// Counts its commits, and refuses those with a change for a link of this name, or any if it is empty.
     #[derive(Debug, Default)]
     struct Counting {
         commits: Arc<AtomicUsize>,
@@ -134,6 +143,9 @@ mod tests {
         fn apply(&mut self, changes: &[Change]) -> Result<(), FirewallError> {
             self.commits.fetch_add(1, Ordering::Relaxed);
             let refused = |change: &Change| Some(&change.assignment().host_link) == self.refused.as_ref();
+            if self.refused.as_deref() == Some("") {
+                return Err(ToolError::Locked { tool: "test", wait_seconds: 1 }.into());
+            }
             match changes.iter().any(refused) {
                 true => Err(netlink::Error::NoAnswer { what: "test" }.into()),
                 false => Ok(()),
@@ -198,6 +210,11 @@ mod tests {
     #[test]
     fn changes_of_one_container_are_a_commit_each() {
         assert_eq!(together(&["g-1", "g-1"], None), (vec![true; 2], 2));
+    }
+
+    #[test]
+    fn where_nothing_can_be_changed_it_is_tried_once_for_all() {
+        assert_eq!(together(&["g-1", "g-2", "g-3"], Some("")), (vec![false; 3], 1));
     }
 
     #[test]
