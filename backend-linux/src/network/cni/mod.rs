@@ -14,6 +14,7 @@ mod tests;
 use std::{
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -41,12 +42,13 @@ pub struct Subject<'a> {
 #[derive(Debug, Clone)]
 pub struct Plugins {
     runner: Runner,
+    second_try: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Plugins {
     /// Those in `directories`, of which the earlier ones come first.
     pub fn new(directories: Vec<PathBuf>) -> Plugins {
-        Plugins { runner: Runner::new(directories) }
+        Plugins { runner: Runner::new(directories), second_try: Arc::default() }
     }
 
     /// Sees that there is a program for each plug-in of a list.
@@ -62,7 +64,16 @@ impl Plugins {
         plugin: &PluginConfig,
         previous: Option<&AddResult>,
     ) -> Result<AddResult, PluginError> {
-        let said = self.call(subject, plugin, Command::Add, previous).await?;
+        let said = match self.call(subject, plugin, Command::Add, previous).await {
+            // Two of them may have begun to make what all containers share, as a chain of rules, at the same moment:
+            // one then fails where the other was faster. Who tries again does so alone, after a DEL, as is specified.
+            Err(PluginError::Failed { .. }) => {
+                let _alone = self.second_try.lock().await;
+                let _ = self.call(subject, plugin, Command::Del, previous).await;
+                self.call(subject, plugin, Command::Add, previous).await?
+            }
+            said => said?,
+        };
         AddResult::parse(&said).map_err(|reason| nonsense(plugin.kind(), Command::Add, &said, reason))
     }
 

@@ -34,7 +34,8 @@ pub fn programs(programs: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn plugins(directory: &Path, limit: Duration) -> Plugins {
-    Plugins { runner: Runner::with_limit(vec!["/nowhere".into(), directory.to_owned()], limit) }
+    let runner = Runner::with_limit(vec!["/nowhere".into(), directory.to_owned()], limit);
+    Plugins { runner, ..Plugins::new(Vec::new()) }
 }
 
 pub fn list(plugins: Value) -> NetworkList {
@@ -148,4 +149,15 @@ async fn a_check_that_the_file_switches_off_is_not_made() {
         let subject = Subject { list: &list, id: "id", netns: None, wishes: &wishes };
         assert_eq!(plugins.check(subject, &result).await.is_ok(), disabled);
     }
+}
+
+#[tokio::test]
+async fn a_plugin_that_fails_because_another_was_faster_is_run_once_more_after_a_del() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let path = log.path();
+    let program = format!(
+        "echo $CNI_COMMAND >> {path:?}; [ $CNI_COMMAND = DEL ] || [ $(wc -l < {path:?}) = 3 ] || exit 1; echo '{{}}'"
+    );
+    add(&program, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "ADD\nDEL\nADD\n");
 }
