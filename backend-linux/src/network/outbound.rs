@@ -7,6 +7,10 @@ use protocol::{NetOutProtocol, NetOutRule, PortRange};
 /// How much of a container's handle its log lines begin with. The field's users look for it.
 const LOG_PREFIX_CHARACTERS: usize = 28;
 
+/// What Cloud Foundry makes of the -1 that stands for every type, or every code, in its security groups. No message has
+/// it.
+const ICMP_ALL: u8 = 255;
+
 /// One rule as a firewall has it: everything in it must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -70,7 +74,10 @@ fn expand_one(rule: &NetOutRule) -> Vec<Rule> {
 }
 
 fn kinds(rule: &NetOutRule) -> Vec<What> {
-    let icmp = rule.icmps.map(|icmp| IcmpKind { message_type: icmp.kind, code: icmp.code });
+    let icmp = rule.icmps.and_then(|icmp| {
+        let given = |value: u8| Some(value).filter(|value| *value != ICMP_ALL);
+        Some(IcmpKind { message_type: given(icmp.kind)?, code: icmp.code.and_then(given) })
+    });
     let of_port: fn(RangeInclusive<u16>) -> What = match rule.protocol {
         NetOutProtocol::All => return vec![What::All],
         NetOutProtocol::Icmp => return vec![What::Icmp(icmp)],
@@ -128,6 +135,9 @@ mod tests {
         assert_eq!(what(None), What::Icmp(None));
         let kind = IcmpKind { message_type: 3, code: Some(1) };
         assert_eq!(what(Some(IcmpControl { kind: 3, code: Some(1) })), What::Icmp(Some(kind)));
+        let kind = IcmpKind { message_type: 3, code: None };
+        assert_eq!(what(Some(IcmpControl { kind: 3, code: Some(255) })), What::Icmp(Some(kind)));
+        assert_eq!(what(Some(IcmpControl { kind: 255, code: Some(255) })), What::Icmp(None));
     }
 
     proptest! {
