@@ -32,6 +32,8 @@ const AF_INET6: u8 = 10;
 const UP: u32 = 1;
 /// Name of a container's end.
 const CONTAINER_LINK: &str = "eth0";
+/// Group of the host's ends of all servers' links ("gard"), by which firewalls know each other's containers.
+pub const CONTAINERS_GROUP: u32 = 0x6761_7264;
 /// Links about to be deleted get this group ("gone"), so that one request deletes them all: deleting waits for RCU,
 /// once for a group.
 const GONE_GROUP: u32 = 0x676f_6e65;
@@ -53,14 +55,16 @@ pub fn create_pair(
     };
     let create =
         Message::new("create veth pair", NEW_LINK, flags::CREATE | flags::EXCLUSIVE, &link_header(index, 0));
-    let pair = end(create, &assignment.host_link, hardware_address(index)).nested(LINK_INFO, |info| {
-        info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
-            data.nested(VETH_PEER, |peer| {
-                let (index, peer) = (peer_index(index), peer.raw(&link_header(peer_index(index), 0)));
-                end(peer, CONTAINER_LINK, hardware_address(index)).u32(NETNS_FD, netns.as_raw_fd() as u32)
+    let pair = end(create, &assignment.host_link, hardware_address(index))
+        .u32(GROUP, CONTAINERS_GROUP)
+        .nested(LINK_INFO, |info| {
+            info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
+                data.nested(VETH_PEER, |peer| {
+                    let (index, peer) = (peer_index(index), peer.raw(&link_header(peer_index(index), 0)));
+                    end(peer, CONTAINER_LINK, hardware_address(index)).u32(NETNS_FD, netns.as_raw_fd() as u32)
+                })
             })
-        })
-    });
+        });
     host.transact(vec![pair.acknowledged()])
 }
 

@@ -159,6 +159,13 @@ fn servers_with_different_kinds_of_firewalls_share_a_host() {
         for port in [one_port, two_port] {
             assert!(world.outside.ask(world.host_address, port).is_ok());
         }
+        // Their containers are apart, but for published ports.
+        for (from, to, port) in [(&one, &two, two_port), (&two, &one, one_port)] {
+            to.namespace.serve(Ipv4Addr::UNSPECIFIED, 9090, "inside");
+            let refused = from.namespace.ask(to.address(), 9090).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable, "{refused}");
+            assert!(from.namespace.ask(world.host_address, port).is_ok());
+        }
         Network::cleanup(OTHER_TAG, state).await.unwrap();
         // The other one needs it still.
         let forwards = world.host.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap());

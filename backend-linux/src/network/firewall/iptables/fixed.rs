@@ -8,7 +8,7 @@
 use ipnetwork::IpNetwork;
 
 use super::text::{Batch, Family, Names, Part};
-use crate::network::firewall::Policy;
+use crate::network::{firewall::Policy, link::CONTAINERS_GROUP};
 
 const ESTABLISHED: &str = "-m conntrack --ctstate RELATED,ESTABLISHED";
 const NOT_TRANSLATED: &str = "-m conntrack ! --ctstate DNAT";
@@ -103,6 +103,14 @@ fn forward(batch: &mut Batch, family: Family, names: &Names, policy: &Policy, li
     let chain = names.chain(Part::Forward);
     lines.empty_chain(&chain);
     lines.append(&chain, format_args!("{ESTABLISHED} -j RETURN"));
+    // Nor those of another server on this host.
+    lines.append(
+        &chain,
+        format_args!(
+            "-m devgroup --src-group {CONTAINERS_GROUP:#x} ! -i {links} -o {links} {NOT_TRANSLATED} -j {}",
+            family.reject()
+        ),
+    );
     lines.append(&chain, format_args!("! -i {links} -j RETURN"));
     lines.append(&chain, format_args!("-o {links} -g {}", names.chain(Part::Neighbours)));
     // Nor out to the world under the address of a container that is not there.

@@ -9,7 +9,7 @@ use super::{
     table::{Family, bytes, octets},
     wire::{ANONYMOUS, LIST_ELEMENT, VALUE, VERDICT, VERDICT_CODE},
 };
-use crate::network::netlink::Message;
+use crate::network::{link::CONTAINERS_GROUP, netlink::Message};
 
 /// Sixteen bytes; the kernel counts them from 1.
 const REGISTER_1: u32 = 1;
@@ -65,6 +65,8 @@ pub enum Expr {
         prefix: String,
         is: bool,
     },
+    /// Comes in by the link of a container, be it this server's or another's.
+    FromContainers,
     /// Comes in by another link than the host's loopback.
     NotFromLoopback,
     /// The link and the packet's source address are together in the set, or not.
@@ -163,6 +165,10 @@ impl Expr {
         match self {
             Expr::Link { side, prefix, is } => {
                 compare(meta(list, link_name(*side), REGISTER_1), *is, prefix.as_bytes())
+            }
+            Expr::FromContainers => {
+                const INPUT_LINK_GROUP: u32 = 21;
+                compare(meta(list, INPUT_LINK_GROUP, REGISTER_1), true, &CONTAINERS_GROUP.to_ne_bytes())
             }
             Expr::NotFromLoopback => {
                 let mut name = [0; 16];

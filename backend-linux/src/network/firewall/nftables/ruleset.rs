@@ -154,6 +154,14 @@ fn forward(family: Family, policy: &Policy) -> Vec<Vec<Expr>> {
     let untranslated = || Expr::DestinationTranslated { is: false };
     let mut rules = vec![
         vec![Expr::Established, Expr::Accept],
+        // Nor those of another server on this host.
+        vec![
+            Expr::FromContainers,
+            ours(policy, Side::In, false),
+            ours(policy, Side::Out, true),
+            untranslated(),
+            Expr::Reject,
+        ],
         vec![ours(policy, Side::In, false), Expr::Accept],
         vec![ours(policy, Side::Out, true), Expr::LinkAndDestination { set: NEIGHBOURS }, Expr::Accept],
         vec![ours(policy, Side::Out, true), untranslated(), Expr::Reject],
