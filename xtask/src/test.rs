@@ -29,7 +29,13 @@ pub fn test() -> Outcome {
         if !root {
             println!("\nnot root: tests that make containers will skip themselves, and say so");
         }
-        phases.run("tests", || shell::run(shell::cargo().args(["test", "--workspace", "--no-fail-fast"])));
+        phases.run("tests", || {
+            // Many of them wait for the kernel, or for a time-out, more than they compute.
+            let threads = ("RUST_TEST_THREADS", "4");
+            let mut tests = shell::cargo();
+            tests.args(["test", "--workspace", "--no-fail-fast"]).env(threads.0, threads.1);
+            shell::run(&mut tests)
+        });
         phases.run_anyway("conformance of servers at an address", conformance::at_address);
         let go = shell::find("go").is_some();
         match (root, go) {

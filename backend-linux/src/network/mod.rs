@@ -124,7 +124,7 @@ impl Network {
             pool: config.pool,
             pool_ipv6: config.pool_ipv6,
             allow_host_access: config.allow_host_access,
-            denied: config.denied.clone(),
+            denied: config.denied.iter().copied().map(outbound::unmapped).collect(),
             check_sources: defences.have(Defence::SourceAddress),
             link_prefix: prefix.clone(),
             ipv6: host_has_ipv6,

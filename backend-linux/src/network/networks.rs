@@ -337,8 +337,14 @@ impl Networks {
     pub async fn sweep(&self, owned: Vec<Member>) -> Result<Vec<String>, Error> {
         match &self.kind {
             Kind::Own(network) => network.sweep(owned).await,
-            // Plug-ins make nothing without a record.
-            Kind::Plugged(_) => Ok(Vec::new()),
+            // Plug-ins make nothing without a record; but an earlier server may have made our own network.
+            Kind::Plugged(_) => {
+                if let Err(error) = Network::cleanup(&self.tag, &self.state_dir).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "cannot remove the network of an earlier server without plug-ins");
+                }
+                Ok(Vec::new())
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
+use ipnetwork::IpNetwork;
 use protocol::{NetOutProtocol, NetOutRule, PortRange};
 
 /// How much of a container's handle its log lines begin with. The field's users look for it.
@@ -46,6 +47,15 @@ pub enum What {
 pub struct IcmpKind {
     pub message_type: u8,
     pub code: Option<u8>,
+}
+
+/// An IPv4 network that was written as a part of IPv6 (`::ffff:192.0.2.0/120`), as packets have it.
+pub fn unmapped(network: IpNetwork) -> IpNetwork {
+    const MAPPED_PREFIX: u8 = 96;
+    let (address, prefix) = (network.ip(), network.prefix());
+    let IpAddr::V6(mapped) = address else { return network };
+    let ipv4 = mapped.to_ipv4_mapped().zip(prefix.checked_sub(MAPPED_PREFIX));
+    ipv4.and_then(|(address, prefix)| IpNetwork::new(address.into(), prefix).ok()).unwrap_or(network)
 }
 
 /// What the log lines of a container's rules begin with.
@@ -102,6 +112,15 @@ mod tests {
     fn a_log_prefix_is_the_first_28_characters_of_the_handle() {
         assert_eq!(log_prefix("short"), "short ");
         assert_eq!(log_prefix(&"ä".repeat(40)), "ä".repeat(28) + " ");
+    }
+
+    #[test]
+    fn an_ipv4_network_written_as_ipv6_is_one_of_ipv4() {
+        let plain = |text: &str| unmapped(text.parse().unwrap()).to_string();
+        assert_eq!(plain("::ffff:198.51.100.0/120"), "198.51.100.0/24");
+        for same in ["198.51.100.0/24", "2001:db8::/32", "::/0", "::ffff:0.0.0.0/80"] {
+            assert_eq!(unmapped(same.parse().unwrap()), same.parse().unwrap());
+        }
     }
 
     #[test]

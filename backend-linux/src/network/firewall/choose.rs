@@ -47,10 +47,20 @@ pub fn check(asked_for: FirewallKind) -> (bool, String) {
     (probed.iter().any(|(kind, probed)| will_do(*kind) && probed.is_ok()), text)
 }
 
-/// Removes what an earlier server of this tag left with another kind of firewall than this.
+/// Removes what an earlier server of this tag left with another kind of firewall than this. What cannot be removed is
+/// stricter than need be at worst, and no reason to be without any.
 pub fn remove_others(kind: FirewallKind, tag: &str) -> Result<(), Error> {
-    let mut others = every_kind(tag)?.into_iter().filter(|opened| opened.kind != kind);
-    others.try_for_each(|mut other| other.firewall.uninstall())
+    for mut other in every_kind(tag)?.into_iter().filter(|opened| opened.kind != kind) {
+        if let Err(error) = other.firewall.uninstall() {
+            let (kind, error) = (other.kind.name(), &error as &dyn std::error::Error);
+            tracing::warn!(
+                kind,
+                error,
+                "cannot remove what an earlier server may have left in another firewall"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// All that the host can have.

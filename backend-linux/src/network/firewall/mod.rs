@@ -89,6 +89,23 @@ pub enum Error {
     /// The kernel refused a batch of nftables.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    /// Somebody deleted our table, or part of it.
+    #[error("the table {table} is not as this server made it: restart the server, which sets it up again")]
+    Gone {
+        /// Its name.
+        table: String,
+        /// The step, and the kernel's reason.
+        source: netlink::Error,
+    },
+    /// A container's outbound rules are more than this firewall can take.
+    #[error(
+        "the outbound rules would be more than {lines} lines of iptables, which knows no ranges of addresses: use \
+         ranges that are networks, or nftables"
+    )]
+    TooManyLines {
+        /// At most.
+        lines: usize,
+    },
     /// A program of iptables did not do its work.
     #[error(transparent)]
     Tool(#[from] ToolError),

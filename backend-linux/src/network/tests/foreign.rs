@@ -32,11 +32,12 @@ fn run_all(world: &World, commands: &[&str]) {
     }
 }
 
-/// What Docker sets up, and an operator's rule where Docker leaves room for it.
+/// What Docker sets up, a rule of its own among it, and an operator's where Docker leaves room for it.
 const DOCKER: &[&str] = &[
     "iptables -P FORWARD DROP",
     "iptables -N DOCKER-USER",
     "iptables -A FORWARD -j DOCKER-USER",
+    "iptables -A FORWARD -d 198.51.100.10 -j REJECT",
     "iptables -A FORWARD -i docker0 -j ACCEPT",
     "iptables -A DOCKER-USER -d 198.51.100.9 -j REJECT",
     "iptables -A DOCKER-USER -j RETURN",
@@ -47,12 +48,15 @@ const CLOSED: &[&str] = &[
     "iptables -N OPERATOR",
     "iptables -A FORWARD -j OPERATOR",
     "iptables -A OPERATOR -d 198.51.100.9 -j REJECT",
+    "iptables -A FORWARD -d 198.51.100.10 -j REJECT",
     "iptables -A FORWARD -m comment --comment all -j REJECT",
 ];
 
 fn containers_get_through(foreign: &'static [&'static str]) {
     on_host(NetworkConfig::default(), async move |world, network, state| {
-        world.outside.show(&["ip", "address", "add", "198.51.100.9/32", "dev", "lo"]);
+        for address in ["198.51.100.9/32", "198.51.100.10/32"] {
+            world.outside.show(&["ip", "address", "add", address, "dev", "lo"]);
+        }
         world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
         run_all(world, foreign);
         let before = foreign_rules(world);
@@ -69,8 +73,11 @@ fn containers_get_through(foreign: &'static [&'static str]) {
         container.namespace.serve(Ipv4Addr::UNSPECIFIED, 8080, "web");
         let port = container.publish(network, 8080).await;
         assert!(world.outside.ask(world.host_address, port).is_ok());
-        let refused = Ipv4Addr::new(198, 51, 100, 9);
-        assert!(container.namespace.ask(refused, 80).is_err(), "an operator's rule has no effect any more");
+        for last in [9, 10] {
+            let refused = Ipv4Addr::new(198, 51, 100, last);
+            let answer = container.namespace.ask(refused, 80);
+            assert!(answer.is_err(), "somebody's rule for {refused} has no effect any more");
+        }
         let (jump, tag) = match world.config.firewall {
             FirewallKind::Iptables => ("-j garden-t-passage", "--comment garden-t "),
             _ => ("jump garden-t-forward", "comment \"garden-t\""),
@@ -113,6 +120,41 @@ fn dockers_chains_in_front_of_ours_let_nothing_through_that_ours_refuse() {
         assert!(client.namespace.ask(world.outside_address, 80).is_ok());
         Network::cleanup(TAG, state).await.unwrap();
         run_all(world, &["nft delete table ip filter"]);
+    });
+}
+
+#[test]
+fn a_chain_that_logs_and_drops_whatever_is_left_lets_containers_through() {
+    on_host(NetworkConfig::default(), async |world, network, state| {
+        if world.config.firewall == FirewallKind::Iptables {
+            // That knows nothing of nft's own tables.
+            return;
+        }
+        run_all(world, &["nft add table inet operator"]);
+        let chain = "{ type filter hook forward priority 0; policy accept; }";
+        world.host.show(&["nft", "add", "chain", "inet", "operator", "f", chain]);
+        world.host.show(&[
+            "nft",
+            "add",
+            "rule",
+            "inet",
+            "operator",
+            "f",
+            "log",
+            "prefix",
+            "\"gone \"",
+            "drop",
+        ]);
+        let container = Container::new(network).await;
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+        drop(Network::start(&world.config, TAG, state, &Defences::default()).await.unwrap());
+        let answer = container.namespace.ask(world.outside_address, 80);
+        assert!(
+            answer.is_ok(),
+            "{answer:?}: {}",
+            world.host.show(&["nft", "list", "table", "inet", "operator"])
+        );
+        run_all(world, &["nft delete table inet operator"]);
     });
 }
 

@@ -3,9 +3,10 @@
 use std::{
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
+    os::fd::OwnedFd,
 };
 
-use rustix::net::{self, AddressFamily, SendFlags, SocketType};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType};
 
 use crate::{
     Defences, FirewallKind, NetworkConfig,
@@ -233,4 +234,55 @@ fn ipv6_of_a_container_goes_nowhere() {
             assert!(world.firewall().contains(closed));
         },
     );
+}
+
+/// An ICMP message of eight bytes by a raw socket.
+fn send_icmp(from: &Namespace, to: Ipv4Addr, message: [u8; 8]) {
+    from.run(move || {
+        let socket = net::socket(AddressFamily::INET, SocketType::RAW, Some(net::ipproto::ICMP)).unwrap();
+        net::sendto(&socket, &message, SendFlags::empty(), &SocketAddr::new(to.into(), 0)).unwrap();
+    });
+}
+
+/// The types of the ICMP messages that come in, up to the first echo request.
+fn icmp_types(socket: &OwnedFd) -> Vec<u8> {
+    const IP_HEADER_LEN: usize = 20;
+    let mut types = Vec::new();
+    while types.last() != Some(&8) {
+        let mut buffer = [0; 128];
+        let (len, _) = net::recv(socket, buffer.as_mut_slice(), RecvFlags::empty()).unwrap();
+        types.extend(buffer[..len].get(IP_HEADER_LEN));
+    }
+    types
+}
+
+fn icmp_listener(namespace: &Namespace) -> OwnedFd {
+    namespace.run(|| {
+        let socket = net::socket(AddressFamily::INET, SocketType::RAW, Some(net::ipproto::ICMP)).unwrap();
+        net::sockopt::set_socket_timeout(&socket, net::sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
+        socket
+    })
+}
+
+#[test]
+fn packets_that_belong_to_no_connection_reach_neither_containers_nor_denied_networks() {
+    // An answer to what nobody asked, and a request, each with its checksum.
+    const REPLY: [u8; 8] = [0, 0, 0xff, 0xfe, 0, 1, 0, 0];
+    const REQUEST: [u8; 8] = [8, 0, 0xf7, 0xfe, 0, 1, 0, 0];
+    let denied = Ipv4Addr::new(198, 51, 100, 7);
+    let config =
+        NetworkConfig { denied: vec!["198.51.100.0/24".parse().unwrap()], ..NetworkConfig::default() };
+    on_host(config, async move |world, network, _| {
+        let (sender, other) = (Container::new(network).await, Container::new(network).await);
+        world.outside.show(&["ip", "address", "add", &format!("{denied}/32"), "dev", "lo"]);
+        let (of_other, of_outside) = (icmp_listener(&other.namespace), icmp_listener(&world.outside));
+        send_icmp(&sender.namespace, other.address(), REPLY);
+        send_icmp(&world.host, other.address(), REQUEST);
+        assert_eq!(icmp_types(&of_other), [8]);
+        send_icmp(&sender.namespace, denied, REPLY);
+        // Nor elsewhere: it would go under the container's own address.
+        send_icmp(&sender.namespace, world.outside_address, REPLY);
+        send_icmp(&sender.namespace, world.outside_address, REQUEST);
+        assert_eq!(icmp_types(&of_outside), [8]);
+    });
 }

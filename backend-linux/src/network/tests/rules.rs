@@ -363,3 +363,24 @@ fn a_new_server_gives_containers_their_rules_again_and_forgets_those_of_others()
         assert_denied(kept.namespace.ask(world.outside_address, 80));
     });
 }
+
+#[test]
+fn rules_that_would_be_too_many_lines_of_iptables_are_refused_and_leave_nothing() {
+    on_host(all_denied(), async |world, network, _| {
+        if world.config.firewall != FirewallKind::Iptables {
+            return;
+        }
+        let container = Container::new(network).await;
+        world.outside.serve(Ipv4Addr::UNSPECIFIED, 80, "world");
+        // Each range is 62 networks.
+        let mut wide = tcp(Ipv4Addr::new(0, 0, 0, 1), 80);
+        wide.networks[0].end = Some(Ipv4Addr::new(255, 255, 255, 254).into());
+        let rules = vec![wide; 200];
+        let refused = network.open(container.lease.assignment(), "handle", &[], &rules).await.unwrap_err();
+        let refused = protocol::Error::failed(&refused).to_string();
+        assert!(refused.contains("more than 8192 lines of iptables"), "{refused}");
+        assert_denied(container.namespace.ask(world.outside_address, 80));
+        open(network, &container, &rules[..1]).await;
+        assert!(container.namespace.ask(world.outside_address, 80).is_ok());
+    });
+}

@@ -7,8 +7,6 @@ use super::{
     tool::{Programs, ToolError, Tools},
 };
 
-/// Docker's chain for its operators, which it never touches: what passes here Docker does not see.
-const DOCKER_USER: &str = "DOCKER-USER";
 /// Beyond a rule of just one of these there is nothing.
 const VERDICTS: [&str; 4] = ["ACCEPT", "DROP", "RETURN", "REJECT"];
 
@@ -46,7 +44,7 @@ pub fn open_passage(tools: &Tools, programs: &Programs, names: &Names) -> Result
             return tools.command(programs, "filter", &format!("-D {} {}", jump.chain, jump.text));
         }
     }
-    let chain = if leads(filter, "FORWARD", DOCKER_USER) { DOCKER_USER } else { "FORWARD" };
+    let chain = "FORWARD";
     let rules: Vec<&str> = filter.rules_of(chain).collect();
     let place = match rules.last() {
         Some(last) if verdict(last).is_some() => format!("-I {chain} {}", rules.len()),

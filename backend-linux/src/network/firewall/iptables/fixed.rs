@@ -103,7 +103,9 @@ fn forward(batch: &mut Batch, family: Family, names: &Names, policy: &Policy, li
     let chain = names.chain(Part::Forward);
     lines.empty_chain(&chain);
     lines.append(&chain, format_args!("{ESTABLISHED} -j RETURN"));
-    // Nor those of another server on this host.
+    // What neither begins a connection nor belongs to one: nothing is known of where it was meant to go.
+    lines.append(&chain, format_args!("-i {links} -m conntrack ! --ctstate NEW -j DROP"));
+    // Nor do containers of another server on this host reach ours.
     lines.append(
         &chain,
         format_args!(

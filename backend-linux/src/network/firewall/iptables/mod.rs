@@ -105,6 +105,32 @@ impl Iptables {
         self.restore(family, &batch)
     }
 
+    /// All containers' rules are written again after a failure, by a program that has a limited time: no one of them may
+    /// have so many that there is none left for the others.
+    fn check_lines(&self, change: &Change) -> Result<(), Error> {
+        let (held, added) = match change {
+            Change::Open(Member { assignment, outbound, .. }) => {
+                let known = self.members.get(&assignment.host_link);
+                (known.map_or(&[][..], |known| &known.outbound.rules), &outbound.rules)
+            }
+            Change::Replace { outbound, .. } => (&[][..], &outbound.rules),
+            Change::Admit(_) | Change::Close { .. } | Change::Expel { .. } => return Ok(()),
+        };
+        if added.is_empty() {
+            return Ok(());
+        }
+        let rules = held.iter().chain(added);
+        let of_family = |rule| self.open.iter().map(move |family| rules::lines(*family, rule, "").len());
+        let mut lines = rules.flat_map(of_family).scan(0, |all, more| {
+            *all += more;
+            Some(*all)
+        });
+        match lines.any(|all| all > LINES_MAX) {
+            true => Err(Error::TooManyLines { lines: LINES_MAX }),
+            false => Ok(()),
+        }
+    }
+
     /// Notes a change, and adds what it is for the kernel.
     fn change(&mut self, change: &Change, batches: &mut [(Family, Batch)]) {
         let names = &self.names;
@@ -215,6 +241,9 @@ impl Iptables {
     }
 }
 
+/// How many lines the outbound rules of one container may be.
+const LINES_MAX: usize = 8192;
+
 /// A container with nothing yet.
 fn member(assignment: &Assignment) -> Member {
     Member { assignment: assignment.clone(), ports: Vec::new(), outbound: Default::default() }
@@ -237,6 +266,7 @@ impl Firewall for Iptables {
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), Error> {
+        changes.iter().try_for_each(|change| self.check_lines(change))?;
         let links = changes.iter().map(|change| change.assignment().host_link.clone());
         let before: Vec<(String, Option<Member>)> =
             links.map(|link| (link.clone(), self.members.get(&link).cloned())).collect();

@@ -32,6 +32,8 @@ pub const ICMP: u8 = 1;
 pub const ICMP_V6: u8 = 58;
 /// Connection states: bits 1 established, 2 related.
 const ESTABLISHED_OR_RELATED: u32 = 0x6;
+/// Bit 3. Neither a packet of no connection nor one that is not tracked has it.
+const NEW: u32 = 0x8;
 /// Connection status: destination was translated.
 const DESTINATION_TRANSLATED: u32 = 0x20;
 
@@ -98,6 +100,8 @@ pub enum Expr {
     IcmpCode(u8),
     /// Belongs to a connection that was let through, or is an error message about one.
     Established,
+    /// Neither begins a connection nor belongs to one that was let through: nothing is known of where it was meant to go.
+    Stray,
     /// To a published port, or not.
     DestinationTranslated {
         is: bool,
@@ -214,6 +218,7 @@ impl Expr {
                 compare(payload(list, TRANSPORT_HEADER, 1, 1, REGISTER_1), true, &[*code])
             }
             Expr::Established => any_bit(connection(list, CONNECTION_STATE), ESTABLISHED_OR_RELATED, true),
+            Expr::Stray => any_bit(connection(list, CONNECTION_STATE), NEW, false),
             Expr::DestinationTranslated { is } => {
                 any_bit(connection(list, CONNECTION_STATUS), DESTINATION_TRANSLATED, *is)
             }

@@ -1,8 +1,8 @@
 //! Other people's forward chains that drop what they do not know.
 //!
 //! An `accept` in a table of ours does not beat a drop policy in another's (Docker's is one). Where a chain drops, one
-//! tagged jump is put at its end, or at that of the chain that Docker leaves to operators: to a chain of ours that
-//! accepts what our own table has let through. Whatever operators' rules there decide before, they decide still.
+//! tagged jump is put at its end: to a chain of ours that accepts what our own table has let through. Whatever other
+//! rules there decide before, be they an operator's or Docker's, they decide still.
 
 use super::{
     expr::{Expr, Side},
@@ -18,8 +18,6 @@ use crate::network::{
     netlink::{Error, Message, Socket, attributes, flags},
 };
 
-/// The chain that Docker leaves to operators, and goes through before its own.
-const DOCKER_USER: &str = "DOCKER-USER";
 /// `NFPROTO_INET`: chains of this family see both.
 const INET: u8 = 1;
 const FORWARD_HOOK: u32 = 2;
@@ -55,11 +53,18 @@ enum End {
     Other,
 }
 
+/// What is to be done in one table of somebody's.
+pub struct Errand {
+    /// Family and name, as `nft list table` takes them.
+    pub table: String,
+    pub messages: Vec<Message>,
+}
+
 /// Finds the forward chains that drop, and makes the messages that let our containers through them, instead of those
 /// that did so before.
-pub fn pass(socket: &mut Socket, table: &str, policy: &Policy) -> Result<Vec<Message>, Error> {
+pub fn pass(socket: &mut Socket, table: &str, policy: &Policy) -> Result<Vec<Errand>, Error> {
     let chains = chains(socket)?;
-    let mut messages = Vec::new();
+    let mut errands = Vec::new();
     let mut passed = Vec::new();
     let open = |family: u8| match family {
         _ if family == Family::V6.number() => policy.pool_ipv6.is_some(),
@@ -72,41 +77,37 @@ pub fn pass(socket: &mut Socket, table: &str, policy: &Policy) -> Result<Vec<Mes
         if base.policy != Some(DROP) && last.is_none_or(|rule| rule.end != End::DropsAll) {
             continue;
         }
-        let docker = chains.iter().find(|chain| {
-            (chain.family, chain.table.as_str(), chain.name.as_str())
-                == (base.family, &base.table, DOCKER_USER)
-        });
-        let target = &docker.unwrap_or(base).name;
-        messages.extend(without_jumps(base, &of_table, table));
+        let mut messages = without_jumps(base, &of_table, table);
         messages.extend(our_chain(base, table, policy));
-        messages.push(jump(base, target, &of_table, table));
+        messages.push(jump(base, &of_table, table));
+        errands.push(Errand { table: base.table_name(), messages });
         passed.push((base.family, base.table.clone()));
     }
     // Those that drop no more, or are gone but for our chain.
     for ours in chains.iter().filter(|chain| chain.name == our_name(table)) {
         if !passed.contains(&(ours.family, ours.table.clone())) {
-            messages.extend(removal(socket, ours, table)?);
+            errands.push(removal(socket, ours, table)?);
         }
     }
-    Ok(messages)
+    Ok(errands)
 }
 
-/// The messages that remove all of ours from other people's tables.
-pub fn retreat(socket: &mut Socket, table: &str) -> Result<Vec<Message>, Error> {
-    let mut messages = Vec::new();
-    for ours in chains(socket)?.iter().filter(|chain| chain.name == our_name(table)) {
-        messages.extend(removal(socket, ours, table)?);
-    }
-    Ok(messages)
+/// What removes all of ours from other people's tables.
+pub fn retreat(socket: &mut Socket, table: &str) -> Result<Vec<Errand>, Error> {
+    let all = chains(socket)?;
+    all.iter()
+        .filter(|chain| chain.name == our_name(table))
+        .map(|ours| removal(socket, ours, table))
+        .collect()
 }
 
-fn removal(socket: &mut Socket, ours: &Chain, table: &str) -> Result<Vec<Message>, Error> {
+fn removal(socket: &mut Socket, ours: &Chain, table: &str) -> Result<Errand, Error> {
     let of_table = rules(socket, ours.family, &ours.table)?;
     let mut messages = without_jumps(ours, &of_table, table);
     let name = our_name(table);
     messages.push(ours.message("flush our chain", DELETE_RULE, 0).text(rule::CHAIN, &name));
     messages.push(ours.message("delete our chain", DELETE_CHAIN, 0).text(chain::NAME, &name));
-    Ok(messages)
+    Ok(Errand { table: ours.table_name(), messages })
 }
 
 fn our_name(table: &str) -> String {
@@ -146,14 +147,14 @@ fn without_jumps(base: &Chain, rules: &[Rule], table: &str) -> Vec<Message> {
     rules.iter().filter(|rule| rule.end == ours).map(delete).collect()
 }
 
-/// The jump, as the last rule of `target` but for one that lets nothing get behind it.
-fn jump(base: &Chain, target: &str, rules: &[Rule], table: &str) -> Message {
+/// The jump, as the chain's last rule but for one that lets nothing get behind it.
+fn jump(base: &Chain, rules: &[Rule], table: &str) -> Message {
     const POSITION: u16 = 6;
     const USER_DATA: u16 = 7;
-    let last = rules.iter().rfind(|rule| rule.chain == target && rule.end != End::Jump(our_name(table)));
+    let last = rules.iter().rfind(|rule| rule.chain == base.name && rule.end != End::Jump(our_name(table)));
     let before = last.filter(|rule| matches!(rule.end, End::DropsAll | End::DecidesAll));
     let place = if before.is_some() { flags::CREATE } else { flags::CREATE | flags::APPEND };
-    let message = base.message("add jump to our chain", NEW_RULE, place).text(rule::CHAIN, target);
+    let message = base.message("add jump to our chain", NEW_RULE, place).text(rule::CHAIN, &base.name);
     let message = message.nested(rule::EXPRESSIONS, |list| {
         list.nested(LIST_ELEMENT, |m| {
             m.text(1, "immediate").nested(2, |m| {
@@ -173,6 +174,15 @@ fn jump(base: &Chain, target: &str, rules: &[Rule], table: &str) -> Message {
 }
 
 impl Chain {
+    fn table_name(&self) -> String {
+        let family = match self.family {
+            INET => "inet",
+            family if family == Family::V6.number() => "ip6",
+            _ => "ip",
+        };
+        format!("{family} {}", self.table)
+    }
+
     /// Whether the programs of iptables show and change it.
     fn is_of_iptables(&self) -> bool {
         self.family != INET && self.table == "filter" && self.name == "FORWARD"
@@ -213,9 +223,10 @@ impl End {
         let mut all = attributes(expressions)
             .filter(|(kind, _)| *kind == LIST_ELEMENT)
             .map(|(_, value)| (text(find(value, 1).unwrap_or_default()), find(value, 2).unwrap_or_default()));
-        // Comments are all the matches of iptables that every packet meets.
+        // Every packet passes these, among the matches of iptables comments.
         let passes = |(name, data): &(String, &[u8])| {
-            name == "counter" || name == "match" && find(data, 1).map(text).as_deref() == Some("comment")
+            matches!(name.as_str(), "counter" | "log")
+                || name == "match" && find(data, 1).map(text).as_deref() == Some("comment")
         };
         let (name, data) = all.find(|expression| !passes(expression))?;
         match name.as_str() {

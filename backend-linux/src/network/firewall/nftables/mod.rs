@@ -216,8 +216,19 @@ impl Firewall for Nftables {
             let chains = closed.iter().flat_map(|chain| chain.messages(&table));
             self.batch(anew(&table).into_iter().chain(chains).collect())?;
         }
-        let pass = foreign::pass(&mut self.socket, &self.name, policy)?;
-        Ok(self.batch(pass)?)
+        for foreign::Errand { table, messages } in foreign::pass(&mut self.socket, &self.name, policy)? {
+            if let Err(error) = self.batch(messages) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    table,
+                    error,
+                    "somebody's firewall table drops what containers send, and takes no rule that lets it through: \
+                     have its owner allow links whose names begin with {}",
+                    policy.link_prefix
+                );
+            }
+        }
+        Ok(())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), Error> {
@@ -229,6 +240,9 @@ impl Firewall for Nftables {
         match made {
             // Where the table itself is gone, so is all of it.
             Err(error) if is_missing(&error) && changes.iter().all(removes) => {}
+            Err(source) if is_missing(&source) => {
+                return Err(Error::Gone { table: self.name.clone(), source });
+            }
             made => made?,
         }
         for change in changes {
@@ -258,8 +272,9 @@ impl Firewall for Nftables {
     }
 
     fn uninstall(&mut self) -> Result<(), Error> {
-        let retreat = foreign::retreat(&mut self.socket, &self.name)?;
-        self.batch(retreat)?;
+        for errand in foreign::retreat(&mut self.socket, &self.name)? {
+            self.batch(errand.messages)?;
+        }
         for family in [Family::V4, Family::V6] {
             let delete = self.table(family).message("delete firewall table", DELETE_TABLE, 0);
             match self.batch(vec![delete]) {

@@ -154,7 +154,8 @@ fn forward(family: Family, policy: &Policy) -> Vec<Vec<Expr>> {
     let untranslated = || Expr::DestinationTranslated { is: false };
     let mut rules = vec![
         vec![Expr::Established, Expr::Accept],
-        // Nor those of another server on this host.
+        vec![ours(policy, Side::In, true), Expr::Stray, Expr::Drop],
+        // Nor do containers of another server on this host reach ours.
         vec![
             Expr::FromContainers,
             ours(policy, Side::In, false),
